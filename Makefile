@@ -1,0 +1,46 @@
+# Each target works from a clean clone with nothing but Python 3.11, pip and make, and is quick the second time.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+QUICKSTART_ARGS ?=
+ZOO_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint zoo clean
+
+help:  ## name the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Another Python: make setup PYTHON=python3.12. More for pip: PIP_ARGS=\"--index-url ...\"."
+
+setup: $(STAMP)  ## install everything into .venv
+
+# Rebuilt when the dependencies change; a set-up that was interrupted has no stamp and is done again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed, but $(PYTHON) is: $$($(PYTHON) --version 2>&1 || true)." >&2; \
+	  echo "Name another one: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: setup  ## distil a small text-to-video model and make videos: runs/quickstart
+	$(BIN)/python -m mcm.pocket.quickstart --out runs/quickstart $(QUICKSTART_ARGS)
+
+test: setup  ## run the tests, without network
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+zoo: setup  ## train the small networks of the pocket laboratory anew (hours)
+	$(BIN)/python -m mcm.pocket.train_zoo $(ZOO_ARGS)
+
+clean:  ## remove caches and build products; .venv and runs stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

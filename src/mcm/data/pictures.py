@@ -1,0 +1,87 @@
+"""Read one picture, as it is meant to be seen, within bounded memory."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mcm.data.report import UnreadableError
+from mcm.data.resize import crop_place, fit
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+MAX_PIXELS = 64_000_000  # larger pictures are refused before decoding: a few bytes can claim gigapixels
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError)
+_ERRORS += (struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class UnreadablePicture(UnreadableError):  # noqa: N818
+    """A picture that cannot be used; `reason` says why: "truncated or damaged: ..."."""
+
+
+def probe_picture(path: str | Path) -> tuple[int, int]:
+    """(H, W) as its header says, before any rotation; nothing is decoded. Raises `UnreadablePicture`."""
+    with _opened(Path(path)) as image:
+        return image.height, image.width
+
+
+def read_picture(
+    path: str | Path, size: tuple[int, int], crop: str = "center", rng: torch.Generator | None = None
+) -> Tensor:
+    """Read a picture as float32 (3, H, W) in [-1, 1], cut to the shape of `size` (H, W) and scaled with
+    antialiasing.
+
+    EXIF's rotation is applied, transparency is laid on white, 16-bit greys are scaled, of an animation it is
+    the first picture. `crop` as in `video.read_clip`. Raises `UnreadablePicture`.
+    """
+    place = crop_place(crop, rng)
+    with _opened(Path(path)) as image:
+        try:
+            pixels = torch.from_numpy(_rgb(ImageOps.exif_transpose(image)))
+        except _ERRORS as error:
+            raise UnreadablePicture(f"truncated or damaged: {error}") from error
+    return fit(pixels, size, place)
+
+
+def _opened(path: Path) -> Image.Image:
+    if not path.exists():
+        raise UnreadablePicture("no such file")
+    if not path.is_file():
+        raise UnreadablePicture("not a regular file")
+    try:
+        if path.stat().st_size == 0:
+            raise UnreadablePicture("empty file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is stricter
+            image = Image.open(path, formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise UnreadablePicture(f"too large: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise UnreadablePicture(f"not a picture: expected {', '.join(_FORMATS)}") from error
+    except _ERRORS as error:
+        raise UnreadablePicture(f"cannot be opened: {error}") from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise UnreadablePicture(
+            f"too large: {image.width} x {image.height}, more than {MAX_PIXELS // 10**6} million pixels"
+        )
+    return image
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W, 3)."""
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+        grey = (np.asarray(image).astype(np.float64).clip(0, 65535) / 257).round().astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, 2)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
+    return np.array(image.convert("RGB"))

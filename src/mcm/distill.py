@@ -1,0 +1,274 @@
+"""Distillation: recipe -> model + data + method -> trainer -> card.
+
+The folder of a run: recipe.yaml (resolved), sources.json (what the data were, and what was left out and why), cache/
+(encoded clips), checkpoints/, previews/, log.jsonl, tensorboard/, and at the end student/ with its card.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcm.card import Provenance, StudentCard, Teacher, Weights, fingerprint
+from mcm.data.cache import LatentSet
+from mcm.data.report import SourceReport
+from mcm.data.sources import Clip, Picture, PictureFolder, Prompts, VideoFolder
+from mcm.data.stream import Stream
+from mcm.errors import UserError
+from mcm.evaluation.report import provenance
+from mcm.methods import method as method_named
+from mcm.methods.base import Method, Players
+from mcm.models.discriminator import FrameDiscriminator
+from mcm.models.features import FrozenFeatures
+from mcm.models.student import Student
+from mcm.models.video import VideoModel, load_video_model
+from mcm.motion import motion_representation
+from mcm.output import Progress, silent, whole, write_json
+from mcm.recipe import Recipe
+from mcm.training.log import RunLog
+from mcm.training.material import Material
+from mcm.training.preview import Previews
+from mcm.training.trainer import Plan, Schedule, Trainer
+
+POCKET_CLIPS, POCKET_PICTURES, TEACHER_CLIPS = 512, 1024, 256
+
+
+def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) -> StudentCard:
+    """Make a student.
+
+    The same call again goes on from the last checkpoint; a finished run's card is returned as it is.
+
+    Args:
+        recipe: a recipe, or the name or file of one.
+        out: the run's folder; it may hold this very run, but no other.
+
+    Raises:
+        UserError: for data, settings or places that cannot be used; before anything slow where that can be known.
+    """
+    if isinstance(recipe, str):
+        from mcm.recipes import load_recipe
+
+        recipe = load_recipe(recipe)
+    out = Path(out).expanduser()
+    recipe.claim(out)
+    student_folder = out / "student"
+    if (student_folder / "card.json").exists():
+        return StudentCard.load(student_folder)
+
+    progress("loading the teacher", 0, 0)
+    model = load_video_model(recipe.teacher)
+    method = _method(recipe)
+    frames, size = recipe.data.frames or model.frames, recipe.data.size or model.size
+    model.check_geometry(frames, size)
+    clips, pictures, reports = material(recipe, model, frames, size, out / "cache", progress)
+    write_json(out / "sources.json", [report.as_dict() for report in reports])
+    if len(clips) < recipe.training.batch:
+        raise UserError(
+            f"training.batch is {recipe.training.batch}, but there are only {len(clips)} clips: give more videos or a "
+            "smaller batch (--training.batch)"
+        )
+
+    players = _players(recipe, model, method)
+    real = method.frames_picked if method.adversary != "none" else 0
+    shape = model.latent_shape(frames, size)
+    previews = None
+    if recipe.training.preview_every:
+        prompts = list(recipe.training.preview_prompts or dict.fromkeys(clips.captions))[:4]
+        previews = Previews(method, players, prompts, out / "previews", shape)
+    trainer = Trainer(
+        method, players, Material(clips, model.text, pictures, real),
+        Stream(len(clips), recipe.training.batch, recipe.training.seed),
+        *_optimizers(recipe, method, players), _plan(recipe), out / "checkpoints", lambda u, n: log(u, n),
+        lambda update: _after(update, recipe, previews, log), progress,
+    )  # fmt: skip
+    newest = trainer.newest()
+    log = RunLog(out, int(newest.stem.removeprefix("update-")) if newest is not None else 0)
+    trainer.run()
+    log.close()
+    return _finish(recipe, model, method, players, frames, size, student_folder)
+
+
+def _method(recipe: Recipe) -> Method:
+    """The recipe's method with its symbols."""
+    known = {f.name for f in fields(Method)}
+    given = recipe.method.model_dump()
+    return method_named(recipe.method.name, **{k: v for k, v in given.items() if k in known})
+
+
+def _players(recipe: Recipe, model: VideoModel, method: Method) -> Players:
+    rng = torch.Generator().manual_seed(recipe.training.seed)
+    averaged = method.target_decay is not None
+    if recipe.student.kind == "lora":
+        student: Student = Student.lora(
+            model.denoiser, recipe.student.rank, recipe.student.alpha, recipe.student.targets, averaged, rng=rng
+        )
+    else:
+        student = Student.full(model.denoiser, averaged)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+        motion = motion_representation(method.motion, model.codec.channels)
+    discriminator = None
+    if method.adversary != "none":
+        features = FrozenFeatures.load(recipe.discriminator.backbone)
+        discriminator = FrameDiscriminator(
+            features, model.text.width, recipe.discriminator.head_width, rng=rng
+        )
+    return Players(model, student, motion, copy.deepcopy(motion).requires_grad_(False), discriminator)
+
+
+def _optimizers(
+    recipe: Recipe, method: Method, players: Players
+) -> tuple[dict[str, torch.optim.Optimizer], dict[str, Schedule]]:
+    optim, rates = recipe.optim, {"student": recipe.optim.lr, "discriminator": recipe.optim.discriminator_lr}
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    schedules: dict[str, Schedule] = {}
+    for player in method.order:
+        weights = list(players.parameters(player).values())
+        optimizers[player] = torch.optim.AdamW(
+            weights, lr=rates[player], betas=optim.betas, weight_decay=optim.weight_decay
+        )
+        schedules[player] = Schedule(rates[player], optim.warmup, recipe.training.updates, optim.schedule)
+    return optimizers, schedules
+
+
+def _plan(recipe: Recipe) -> Plan:
+    t = recipe.training
+    return Plan(t.updates, t.accumulation, recipe.optim.clip, t.seed, t.save_every, t.keep, t.log_every)
+
+
+def _after(update: int, recipe: Recipe, previews: Previews | None, log: RunLog) -> None:
+    every = recipe.training.preview_every
+    if previews is not None and (update % every == 0 or update == recipe.training.updates):
+        log(update, {"motion ratio": previews(update)})
+
+
+def _finish(
+    recipe: Recipe, model: VideoModel, method: Method, players: Players, frames: int, size: tuple[int, int], folder: Path
+) -> StudentCard:
+    """Save the student's weights, the motion head and, last, the card."""
+    from safetensors.torch import save_file
+
+    players.student.save(folder)
+    if any(True for _ in players.motion.parameters()):
+        with whole(folder / "motion.safetensors") as partial:
+            save_file(players.averaged_motion.state_dict(), partial)
+    lora = recipe.student.kind == "lora"
+    sampler = method.sampler()
+    settings = {f.name: getattr(sampler, f.name) for f in fields(sampler) if f.name != "timestep_scaling"}
+    made = provenance()
+    versions = {key: made[key] for key in ("mcm", "commit", "python", "torch", "diffusers", "transformers")}
+    card = StudentCard(
+        name=recipe.name,
+        teacher=Teacher(name=recipe.teacher, fingerprint=fingerprint(players.model.denoiser.network.config)),  # pyright: ignore[reportArgumentType]
+        family=model.family,
+        method=method.name,
+        scheduler=model.scheduler_config,
+        sampler={"name": sampler.name, **settings},
+        timestep_scaling=method.timestep_scaling,
+        frames=frames,
+        size=size,
+        fps=recipe.data.fps or model.fps,
+        weights=Weights(
+            kind=recipe.student.kind,
+            file="adapter_model.safetensors" if lora else "diffusion_pytorch_model.safetensors",
+            rank=recipe.student.rank if lora else None,
+            alpha=recipe.student.alpha if lora else None,
+        ),
+        provenance=Provenance(
+            recipe=recipe.to_dict(), versions=versions,
+            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            updates=recipe.training.updates, seed=recipe.training.seed,
+        ),
+    )  # fmt: skip
+    card.save(folder)
+    return card
+
+
+# Data ---------------------------------------------------------------------------------------------------------------
+
+
+def material(
+    recipe: Recipe, model: VideoModel, frames: int, size: tuple[int, int], cache: Path, progress: Progress
+) -> tuple[LatentSet, Sequence[Picture] | None, list[SourceReport]]:
+    """The encoded clips, the pictures if the adversary wants them, and reports of all sources."""
+    data, reports = recipe.data, []
+    pictures: Any = None
+    if recipe.method.adversary == "pictures" and data.images is not None:
+        pictures = picture_source(data.images, size, progress=progress)
+        reports.append(pictures.report)
+    keep = min(frames, 4) if recipe.method.adversary == "video" else 0
+    made_with = {
+        "teacher": recipe.teacher, "codec": fingerprint(model.codec.vae.config), "videos": data.videos,
+        "prompts": None if data.videos else data.prompts, "frames": frames, "size": list(size),
+        "stride": data.stride, "fps": data.fps, "kept frames": keep, "seed": None if data.videos else recipe.training.seed,
+    }  # fmt: skip
+    if data.cache and (cache / "index.json").exists():
+        clips = LatentSet.load(cache, made_with)
+        return clips, pictures, reports
+    if data.videos is not None:
+        source = video_source(data.videos, frames, size, data.stride, data.fps, progress)
+        clips = LatentSet.build(
+            source, model.codec, made_with, keep_frames=keep,
+            progress=lambda done: progress("encoding the clips", done, len(source)),
+        )  # fmt: skip
+        reports.append(source.report)
+    else:
+        prompts = Prompts(str(data.prompts))
+        reports.append(prompts.report)
+        clips = _teachers_clips(recipe, model, prompts, frames, size, made_with, keep, progress)
+    if data.cache:
+        clips.save(cache)
+    return clips, pictures, reports
+
+
+def _teachers_clips(
+    recipe: Recipe, model: VideoModel, prompts: Prompts, frames: int, size: tuple[int, int], made_with: dict[str, Any],
+    keep: int, progress: Progress,
+) -> LatentSet:  # fmt: skip
+    """No videos at hand: the teacher makes the clips itself, several for each prompt."""
+    from mcm.generate import Maker
+
+    maker = Maker(model, recipe.teacher)
+    count = max(TEACHER_CLIPS, recipe.training.batch)
+
+    def made() -> Iterable[Clip]:
+        for start in range(0, count, 8):
+            numbers = range(start, min(start + 8, count))
+            said = [prompts[i % len(prompts)] for i in numbers]
+            seeds = [recipe.training.seed * count + i for i in numbers]
+            video = maker.decode(maker.latents(said, seeds, 25, frames=frames, size=size))
+            for i, text, clip in zip(numbers, said, video, strict=True):
+                yield Clip(clip, text, f"teacher-{i:06d}")
+            progress("the teacher makes clips", numbers[-1] + 1, count)
+
+    return LatentSet.build(made(), model.codec, made_with, keep_frames=keep)
+
+
+def video_source(
+    place: str, frames: int, size: tuple[int, int], stride: int | None, fps: float | None, progress: Progress = silent
+) -> Any:
+    """The clips at `place`: a folder or table, or the laboratory's own ("pocket:broadcast")."""
+    from mcm.pocket import sources as pocket
+
+    domain = pocket.domain(place)
+    if domain is not None:
+        return pocket.PocketClips(domain, frames, size, POCKET_CLIPS)
+    if stride is None and fps is None:
+        stride = 1
+    return VideoFolder(place, frames, size, stride, fps, progress=lambda i, n: progress("looking at the videos", i, n))
+
+
+def picture_source(place: str, size: tuple[int, int], progress: Progress = silent) -> Any:
+    """The pictures at `place`: a folder or table, or the laboratory's own ("pocket:studio")."""
+    from mcm.pocket import sources as pocket
+
+    domain = pocket.domain(place)
+    if domain is not None:
+        return pocket.PocketPictures(domain, size, POCKET_PICTURES)
+    return PictureFolder(place, size, progress=lambda i, n: progress("looking at the pictures", i, n))

@@ -1,0 +1,125 @@
+"""The whole of an evaluation: make videos with a student or a teacher at several step counts and score them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcm.data.sources import Prompts
+from mcm.distill import picture_source, video_source
+from mcm.evaluation.evaluator import Evaluator
+from mcm.evaluation.report import Report, Row, provenance
+from mcm.generate import TEACHER_STEPS, Maker, load_maker
+from mcm.models.video import load_video_model
+from mcm.output import Progress, silent
+
+# The judges: a folder, a zoo name or a hub id. The pocket ones judge pocket models, the published ones the rest.
+REAL_JUDGES = ("MCG-NJU/videomae-base-finetuned-kinetics", "openai/clip-vit-base-patch32")
+
+
+def evaluate(
+    model: str | Path | Maker,
+    reference: str,
+    *,
+    steps: Sequence[int] = (1, 2, 4, 8),
+    metrics: Sequence[str] = ("fvd", "clipsim", "motion"),
+    images: str | None = None,
+    prompts: str | Path | Sequence[str] | None = None,
+    count: int = 256,
+    sampler: str | None = None,
+    guidance_scale: float | None = None,
+    seed: int = 0,
+    batch: int = 8,
+    fvd_model: str | Path | None = None,
+    clip: str | Path | None = None,
+    progress: Progress = silent,
+) -> Report:
+    """Score a model against real videos.
+
+    Args:
+        model: a student's or a teacher's name or folder.
+        reference: real videos: a folder or table, or "pocket:broadcast" (held-out clips).
+        steps: one row for each.
+        metrics: "fvd", "clipsim", "fid" (needs `images`), "motion" (student / teacher with `TEACHER_STEPS` DPM++ steps,
+            same prompts and seeds; for a teacher: itself at its usual steps).
+        prompts: a file or a list; default the reference's own captions, in its order.
+        count: clips a row; prompts are gone through in turn, seeds count on from `seed`.
+
+    Raises:
+        UserError: for anything that is missing or does not fit.
+    """
+    maker = model if isinstance(model, Maker) else load_maker(model)
+    pocket = str(maker.card.teacher.name if maker.card else maker.name).startswith("pocket-")
+    fvd_model = fvd_model or ("pocket-videomae" if pocket else REAL_JUDGES[0])
+    clip = clip or ("pocket-clip" if pocket else REAL_JUDGES[1])
+    for number in steps:
+        maker.sampler(sampler).times(maker.model.path, number)
+
+    real = _reference(reference, maker, count, progress)
+    said = [c.caption for c in real] if prompts is None else list(Prompts(prompts))
+    said = [said[i % len(said)] for i in range(count)]
+    pictures = None
+    if images is not None:
+        source = picture_source(images, maker.size, progress)
+        pictures = (torch.stack([source[i].image for i in range(start, min(start + 64, len(source)))])
+                    for start in range(0, len(source), 64))  # fmt: skip
+    evaluator = Evaluator(
+        metrics, (c.video for c in real) if "fvd" in metrics else None, _zoo(fvd_model), _zoo(clip), pictures, seed=seed
+    )  # fmt: skip
+    teacher_name = maker.name if maker.card is None else maker.card.teacher.name
+    teacher_motion = None
+    if "motion" in metrics:
+        teacher = maker if maker.card is None else Maker(load_video_model(teacher_name), teacher_name)
+        alone = Evaluator(("motion",), seed=seed)
+        for videos, texts in made(teacher, said, seed, TEACHER_STEPS, "dpm++", None, batch, progress, "teacher"):
+            alone.add(videos, texts)
+        teacher_motion = np.asarray(alone.values("motion"))
+    rows: list[Row] = []
+    for number in steps:
+        evaluator.reset()
+        begun = time.monotonic()
+        for videos, texts in made(maker, said, seed, number, sampler, guidance_scale, batch, progress, f"{number} steps"):
+            evaluator.add(videos, texts)
+        rows.append(
+            evaluator.row(
+                teacher=teacher_name, method=maker.card.method if maker.card else maker.sampler(sampler).name,
+                sampler=maker.sampler(sampler).name, steps=number, guidance=maker.guidance(guidance_scale),
+                teacher_motion=teacher_motion, seconds=time.monotonic() - begun,
+            )
+        )  # fmt: skip
+    return Report(rows, provenance(evaluator.protocol()))
+
+
+def made(
+    maker: Maker, prompts: Sequence[str], seed: int, steps: int, sampler: str | None, guidance: float | None,
+    batch: int, progress: Progress = silent, what: str = "videos",
+) -> Iterator[tuple[Tensor, list[str]]]:  # fmt: skip
+    """Batches of videos (B, 3, T, H, W) with their prompts; video i has the seed `seed + i`."""
+    for start in range(0, len(prompts), batch):
+        texts = list(prompts[start : start + batch])
+        seeds = [seed + start + i for i in range(len(texts))]
+        yield maker.decode(maker.latents(texts, seeds, steps, sampler, guidance)).cpu(), texts
+        progress(what, start + len(texts), len(prompts))
+
+
+def _reference(place: str, maker: Maker, count: int, progress: Progress) -> list:
+    """Real clips to compare with, at the model's own frames and size."""
+    from mcm.pocket import sources as pocket
+
+    domain = pocket.domain(place)
+    if domain is not None:
+        source = pocket.PocketClips(domain, maker.frames, maker.size, count, split="reference")
+    else:
+        source = video_source(place, maker.frames, maker.size, None, None, progress)
+    return list(source)
+
+
+def _zoo(name: str | Path) -> str | Path:
+    from mcm.pocket import zoo
+
+    return zoo.find(str(name)) or name

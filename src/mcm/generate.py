@@ -1,0 +1,247 @@
+"""Videos from a student or a teacher: card -> model -> text -> a seed of its own per video -> sampler -> codec.
+
+A video depends on its prompt, its seed and the settings alone, never on the others of its batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcm.card import CARD, StudentCard, card_path, fingerprint
+from mcm.data.video import write_video
+from mcm.diffusion.paths import Denoised, path_from_config
+from mcm.diffusion.solvers import guide
+from mcm.errors import UserError
+from mcm.methods.base import rows
+from mcm.models.student import Student
+from mcm.models.video import TextEmbedding, VideoModel, load_video_model
+from mcm.output import write_json
+from mcm.samplers import sampler as sampler_named
+from mcm.samplers.base import Sampler
+from mcm.samplers.loop import sample
+
+TEACHER_STEPS, STUDENT_STEPS = 25, 4
+
+
+@dataclass(frozen=True)
+class Video:
+    """One generated video: frames uint8 (T, H, W, 3), and everything that made it in `settings`."""
+
+    prompt: str
+    seed: int
+    frames: np.ndarray
+    fps: float
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+class Maker:
+    """A teacher or a student, loaded once and ready to sample.
+
+    card: the student's card, None for a teacher. Build one with `load_maker`.
+    """
+
+    def __init__(self, model: VideoModel, name: str, student: Student | None = None, card: StudentCard | None = None):
+        self.model, self.name, self.student, self.card = model, name, student, card
+        if card is not None:
+            model.path = model.denoiser.path = path_from_config(card.scheduler)
+
+    @property
+    def default_steps(self) -> int:
+        return TEACHER_STEPS if self.card is None else STUDENT_STEPS
+
+    @property
+    def frames(self) -> int:
+        return self.model.frames if self.card is None else self.card.frames
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.model.size if self.card is None else self.card.size
+
+    @property
+    def fps(self) -> float:
+        return self.model.fps if self.card is None else self.card.fps
+
+    def sampler(self, name: str | None = None) -> Sampler:
+        """The sampler asked for, or the student's own (from its card), or DPM++ for a teacher.
+
+        Raises:
+            UserError: for an unknown sampler, or another one than the student was made for.
+        """
+        if self.card is not None:
+            own = str(self.card.sampler["name"])
+            if name not in (None, own):
+                raise UserError(
+                    f"the student {self.name} was made for the sampler {own!r} and cannot be sampled with {name!r}; "
+                    "leave --sampler out"
+                )
+            return sampler_named(own, **self.card.sampler_settings())
+        return sampler_named(name or "dpm++")
+
+    def guidance(self, scale: float | None = None) -> float:
+        """The guidance scale asked for, or the model's usual one (1, none, for a student)."""
+        if scale is not None:
+            return scale
+        return self.model.guidance_scale if self.card is None else self.card.guidance_scale
+
+    @torch.no_grad()
+    def latents(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        steps: int,
+        sampler: str | None = None,
+        guidance_scale: float | None = None,
+        frames: int | None = None,
+        size: tuple[int, int] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """One batch of clean latents (B, C, T, h, w), a seed for each prompt."""
+        shape = self.model.latent_shape(frames or self.frames, size or self.size)
+        rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
+        device = next(self.model.denoiser.parameters()).device
+        noise = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(device)
+        text = self.model.text(list(prompts))
+        scale = self.guidance(guidance_scale)
+        denoise = self._guided(text, scale) if scale != 1.0 else self._plain(text)
+        return sample(denoise, self.model.path, self.sampler(sampler), noise, steps, rngs, progress)
+
+    def _call(self, z: Tensor, t: Tensor, text: TextEmbedding) -> Denoised:
+        return self.model.denoiser(z, t, text) if self.student is None else self.student(z, t, text)
+
+    def _plain(self, text: TextEmbedding) -> Callable[[Tensor, Tensor], Denoised]:
+        return lambda z, t: self._call(z, t, text)
+
+    def _guided(self, text: TextEmbedding, scale: float) -> Callable[[Tensor, Tensor], Denoised]:
+        """Both halves of the guidance in one pass."""
+        empty = self.model.text([""])
+        count = len(text.hidden)
+        both = TextEmbedding(
+            torch.cat([text.hidden, empty.hidden.expand(count, -1, -1)]),
+            torch.cat([text.pooled, empty.pooled.expand(count, -1)]),
+        )
+
+        def denoise(z: Tensor, t: Tensor) -> Denoised:
+            said = self._call(torch.cat([z, z]), torch.cat([t, t]), both)
+            halves = [Denoised(said.x0[part], said.eps[part]) for part in (slice(count), slice(count, None))]
+            return guide(halves[0], halves[1], scale)
+
+        return denoise
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (B, C, T, h, w) -> video (B, 3, T, H, W), clipped to [-1, 1]."""
+        return self.model.codec.decode(z).clamp(-1, 1)
+
+
+def load_maker(model: str | Path, device: torch.device | str = "cpu") -> Maker:
+    """A student's folder (or a run's, or a card), a shipped student's name, or a teacher's name or folder.
+
+    Raises:
+        UserError: where nothing is found, or the teacher is not the one that the card names.
+    """
+    from mcm.pocket import zoo
+
+    place = zoo.find(str(model)) or Path(model).expanduser()
+    is_student = place.is_file() or (place / CARD).is_file() or (place / "student" / CARD).is_file()
+    if not is_student:
+        return Maker(load_video_model(model, device), str(model))
+    path = card_path(place)
+    card = StudentCard.load(path)
+    teacher = load_video_model(card.teacher.name, device)
+    found = fingerprint(teacher.denoiser.network.config)  # pyright: ignore[reportArgumentType]
+    if found != card.teacher.fingerprint:
+        raise UserError(
+            f"the student {path.parent} was made from another {card.teacher.name} than the one here (its network's "
+            "configuration differs): put the right teacher's folder there, or distil again"
+        )
+    student = Student.load(teacher.denoiser, path.parent)
+    return Maker(teacher, str(model), student, card)
+
+
+def pair_seeds(prompts: Sequence[str], seeds: Sequence[int]) -> list[int]:
+    """A seed for every prompt: as given, or counted on from a single one.
+
+    Raises:
+        UserError: when there are neither one nor as many seeds as prompts, or a seed is out of range.
+    """
+    if len(seeds) == 1:
+        seeds = [seeds[0] + i for i in range(len(prompts))]
+    if len(seeds) != len(prompts):
+        raise UserError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one seed, or one for each prompt")
+    if any(not 0 <= s < 2**63 for s in seeds):
+        raise UserError(f"seed {min(seeds)}: expected whole numbers from 0 to 2^63 - 1")
+    return list(seeds)
+
+
+def generate(
+    model: str | Path | Maker,
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int] = (0,),
+    steps: int | None = None,
+    sampler: str | None = None,
+    guidance_scale: float | None = None,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    batch: int = 4,
+    device: torch.device | str = "cpu",
+) -> Iterator[Video]:
+    """Make a video for every prompt.
+
+    Args:
+        model: what `load_maker` takes, or a loaded `Maker`.
+        seeds: one for each prompt, or one to count on from.
+        steps: default 4 for a student, 25 for a teacher.
+        sampler: a teacher's sampler ("dpm++", "ddim", ...); a student has its own.
+        guidance_scale: in diffusers' convention; default the model's own.
+        frames, size: of the videos; default the model's own.
+        batch: videos at a time; the result does not depend on it.
+
+    Raises:
+        UserError: for settings that the model cannot take, before anything is made.
+    """
+    maker = model if isinstance(model, Maker) else load_maker(model, device)
+    steps = maker.default_steps if steps is None else steps
+    seeds = pair_seeds(prompts, seeds)
+    maker.sampler(sampler).times(maker.model.path, steps)  # refuses wrong settings early
+    maker.model.latent_shape(frames or maker.frames, size or maker.size)
+    if batch < 1:
+        raise UserError(f"batch {batch}: expected at least 1")
+    return _videos(maker, list(prompts), seeds, steps, sampler, guidance_scale, frames, size, batch)
+
+
+def _videos(
+    maker: Maker, prompts: list[str], seeds: list[int], steps: int, sampler: str | None, guidance: float | None,
+    frames: int | None, size: tuple[int, int] | None, batch: int,
+) -> Iterator[Video]:  # fmt: skip
+    for start in range(0, len(prompts), batch):
+        said, numbers = prompts[start : start + batch], seeds[start : start + batch]
+        z = maker.latents(said, numbers, steps, sampler, guidance, frames, size)
+        pixels = maker.decode(z).permute(0, 2, 3, 4, 1).add(1).mul(127.5).round().to(torch.uint8).cpu().numpy()
+        for prompt, seed, video in zip(said, numbers, pixels, strict=True):
+            settings = {
+                "model": maker.name, "prompt": prompt, "seed": seed, "steps": steps,
+                "sampler": maker.sampler(sampler).name, "guidance_scale": maker.guidance(guidance),
+                "frames": len(video), "size": list(video.shape[1:3]), "fps": maker.fps,
+            }  # fmt: skip
+            yield Video(prompt, seed, video, maker.fps, settings)
+
+
+def save_video(video: Video, folder: str | Path, format: str = "mp4") -> Path:  # noqa: A002 (the option's name)
+    """Write a video and, beside it, a JSON of what made it. Returns the video's path."""
+    words = "-".join("".join(c if c.isalnum() else " " for c in video.prompt.lower()).split())[:60].strip("-")
+    path = Path(folder) / f"{words or 'video'}-{video.seed}.{format}"
+    write_video(path, video.frames, video.fps)
+    write_json(path.with_suffix(".json"), json.loads(json.dumps(video.settings)))
+    return path
+
+
+__all__ = ["Maker", "Video", "generate", "load_maker", "pair_seeds", "rows", "save_video"]

@@ -1,0 +1,255 @@
+"""What every distillation method is, and the pieces of a training step that methods share.
+
+A method's `turns` yields the losses of one training step, a player at a time, and reads top to bottom like the
+paper's equations. It never touches gradients or optimizers: the trainer does. Each turn's losses reach only its own
+player's weights: the discriminator is frozen in the student's turn and sees detached frames in its own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mcm.adversarial import AdversarialLoss, gradient_penalty
+from mcm.diffusion.consistency import ConsistencyFunction
+from mcm.diffusion.grid import SolverGrid
+from mcm.diffusion.paths import Denoised
+from mcm.diffusion.solvers import ddim_step, guide
+from mcm.models.discriminator import FrameDiscriminator
+from mcm.models.student import Student
+from mcm.models.video import TextEmbedding, VideoModel
+from mcm.samplers.base import Sampler
+from mcm.samplers.loop import sample
+
+
+class Batch(NamedTuple):
+    """One micro-batch of training material, on the device.
+
+    z0: latents of B clips, (B, C, T, h, w); text: their captions; empty: the empty prompt, one row (the
+    unconditional half of guidance). real_frames: (N, 3, H, W) in [-1, 1], what the discriminator takes for real, and
+    real_text: pooled embeddings of their captions (N, E); both None where the method has no adversary.
+    """
+
+    z0: Tensor
+    text: TextEmbedding
+    empty: TextEmbedding
+    real_frames: Tensor | None = None
+    real_text: Tensor | None = None
+
+
+class Turn(NamedTuple):
+    """The losses of one player; what the player minimises is their sum."""
+
+    player: str
+    losses: dict[str, Tensor]
+
+
+@dataclass
+class Players:
+    """Who takes part in a training step.
+
+    model: the teacher (its codec and noise path); student: adapters on the teacher's weights or a full copy;
+    motion: phi, and averaged_motion: its average over time, which the target side looks through (equal to phi where
+    phi has no weights); discriminator: None without an adversary.
+    """
+
+    model: VideoModel
+    student: Student
+    motion: nn.Module
+    averaged_motion: nn.Module
+    discriminator: FrameDiscriminator | None
+
+    def parameters(self, player: str) -> dict[str, nn.Parameter]:
+        """What a player trains, by name."""
+        if player == "student":
+            head = {f"motion.{name}": p for name, p in self.motion.named_parameters()}
+            return {**{f"student.{name}": p for name, p in self.student.trainable().items()}, **head}
+        if player == "discriminator" and self.discriminator is not None:
+            return self.discriminator.trainable()
+        raise ValueError(f"no player {player!r} here")
+
+    @torch.no_grad()
+    def average(self, target_decay: float | None, head_decay: float) -> None:
+        """After an update of the student: move the averaged target and the averaged motion head along."""
+        if target_decay is not None:
+            self.student.average(target_decay)
+        for kept, new in zip(self.averaged_motion.parameters(), self.motion.parameters(), strict=True):
+            kept.lerp_(new, 1 - head_decay)
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A distillation method: a frozen dataclass whose fields are the paper's symbols.
+
+    solver_steps N; guidance w ~ U[guidance_min, guidance_max] (diffusers' guidance_scale is w + 1); sigma_data d and
+    timestep_scaling k of the consistency function; huber_c c; motion: name of phi; adversary: "none", "video" or
+    "pictures", where the discriminator's real frames come from; frames_picked K; generated_probability lambda;
+    target_decay: of the averaged target, None for the student itself; head_decay: of the averaged motion head.
+    """
+
+    name: ClassVar[str]
+    # The setting's values that make the method what it is, where they differ from the defaults below.
+    own_defaults: ClassVar[dict[str, Any]] = {}
+
+    solver_steps: int = 50
+    guidance_min: float = 5.0
+    guidance_max: float = 15.0
+    sigma_data: float = 0.5
+    timestep_scaling: float = 4.0
+    huber_c: float = 1e-3
+    motion: str = "learnable"
+    adversary: str = "video"
+    adversarial_loss: str = "hinge"
+    adversarial_weight: float = 1.0
+    gradient_penalty: float = 1e-5
+    frames_picked: int = 2
+    generated_probability: float = 0.5
+    trajectory: str = "one-step"
+    trajectory_steps: int = 4
+    target_decay: float | None = None
+    head_decay: float = 0.95
+
+    @abstractmethod
+    def turns(self, players: Players, batch: Batch, rng: torch.Generator) -> Iterator[Turn]:
+        """The losses of one training step, one player after the other, in the order of `order`."""
+
+    @abstractmethod
+    def sampler(self) -> Sampler:
+        """The sampler that its students are made for."""
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Whose turns `turns` yields."""
+        return ("student",) if self.adversary == "none" else ("student", "discriminator")
+
+    @property
+    def consistency(self) -> ConsistencyFunction:
+        return ConsistencyFunction(self.sigma_data, self.timestep_scaling)
+
+    def grid(self, players: Players) -> SolverGrid:
+        return SolverGrid(players.model.path, self.solver_steps)
+
+    # The pieces of a step, in the order in which they are used --------------------------------------------------
+
+    def noisy_pair(
+        self, players: Players, z0: Tensor, batch: Batch, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(z_t, t, z_s, s): diffuse z0 to a drawn grid time t, and take the guided teacher's one step to s (item 2)."""
+        t, s = (x.to(z0.device) for x in self.grid(players).draw(len(z0), rng))
+        w = self.guidance_min + (self.guidance_max - self.guidance_min) * uniform(len(z0), rng, z0.device)
+        path = players.model.path
+        z_t = path.diffuse(z0, normal(z0.shape, rng, z0), t)
+        cond, uncond = teacher_halves(players.student, z_t, t, batch)
+        z_s = ddim_step(path, guide(cond, uncond, w + 1), t, s)
+        return z_t, t, z_s, s
+
+    def online(self, players: Players, z: Tensor, t: Tensor, text: TextEmbedding) -> Tensor:
+        """f_student(z, t), with gradients."""
+        return self.consistency(z, t, players.student.student(z, t, text).x0)
+
+    @torch.no_grad()
+    def target(self, players: Players, z: Tensor, s: Tensor, text: TextEmbedding) -> Tensor:
+        """f_target(z, s), without gradients. Where s is the clean end c_out is 0 and no network is asked."""
+        out = z.clone()
+        noisy = s > 0
+        if noisy.any():
+            x0 = players.student.target(z[noisy], s[noisy], rows(text, noisy)).x0
+            out[noisy] = self.consistency(z[noisy], s[noisy], x0)
+        return out
+
+    @torch.no_grad()
+    def own_clips(self, players: Players, batch: Batch, rng: torch.Generator) -> Tensor:
+        """Clean latents, some of them the student's own (item 7): each clip with probability lambda.
+
+        "one-step" makes them from pure noise in a single step; "multi-step" simulates generation with a drawn number
+        of steps up to trajectory_steps, as the student will be used.
+        """
+        z0 = batch.z0
+        chosen = uniform(len(z0), rng, z0.device) < self.generated_probability
+        steps = 1
+        if self.trajectory == "multi-step":
+            steps = int(torch.randint(1, self.trajectory_steps + 1, (1,), generator=rng))
+        if not chosen.any():
+            return z0
+        text = rows(batch.text, chosen)
+
+        def denoise(z: Tensor, t: Tensor) -> Denoised:
+            return players.student.student(z, t, text)
+
+        noise = normal(z0[chosen].shape, rng, z0)
+        made = sample(denoise, players.model.path, self.sampler(), noise, steps, rng)
+        mixed = z0.clone()
+        mixed[chosen] = made.to(z0.dtype)
+        return mixed
+
+    def picked_frames(self, players: Players, z: Tensor, rng: torch.Generator) -> Tensor:
+        """K different frames of every clip, decoded: (B*K, 3, H, W), differentiable."""
+        order = torch.rand(z.shape[0], z.shape[2], generator=rng).argsort(dim=1)
+        return players.model.codec.decode_frames(z, order[:, : self.frames_picked].to(z.device))
+
+    def student_adversarial(
+        self, players: Players, frames: Tensor, batch: Batch, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The student's side of the frame adversary (item 6); no gradient is computed for the discriminator."""
+        discriminator = _discriminator(players)
+        with discriminator.frozen():
+            logits = discriminator(frames, self._captions(batch), rng)
+        return {"adversarial": self.adversarial_weight * AdversarialLoss(self.adversarial_loss).generator(logits)}
+
+    def discriminator_losses(
+        self, players: Players, frames: Tensor, batch: Batch, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The discriminator's side: the same frames, detached, against real ones; each under its own captions."""
+        discriminator = _discriminator(players)
+        if batch.real_frames is None or batch.real_text is None:
+            raise ValueError("a method with an adversary needs real frames in its batches")
+        fake = discriminator(frames.detach(), self._captions(batch), rng)
+        with torch.no_grad():
+            features = discriminator.see(batch.real_frames, rng)
+        features = [f.requires_grad_() for f in features]
+        real = discriminator.from_features(features, batch.real_text)
+        losses = {"discriminator": AdversarialLoss(self.adversarial_loss).discriminator(real, fake)}
+        if self.gradient_penalty:
+            losses["penalty"] = self.gradient_penalty * gradient_penalty(real, features)
+        return losses
+
+    def _captions(self, batch: Batch) -> Tensor:
+        """Pooled captions of the picked frames, (B*K, E)."""
+        return batch.text.pooled.repeat_interleave(self.frames_picked, dim=0)
+
+
+def _discriminator(players: Players) -> FrameDiscriminator:
+    if players.discriminator is None:
+        raise ValueError("the method has an adversary but there is no discriminator")
+    return players.discriminator
+
+
+def teacher_halves(student: Student, z: Tensor, t: Tensor, batch: Batch) -> tuple[Denoised, Denoised]:
+    """The teacher's conditional and unconditional word on z, from one pass of 2B clips."""
+    count = len(z)
+    both = TextEmbedding(
+        torch.cat([batch.text.hidden, batch.empty.hidden.expand(count, -1, -1)]),
+        torch.cat([batch.text.pooled, batch.empty.pooled.expand(count, -1)]),
+    )
+    said = student.teacher(torch.cat([z, z]), torch.cat([t, t]), both)
+    return Denoised(said.x0[:count], said.eps[:count]), Denoised(said.x0[count:], said.eps[count:])
+
+
+def rows(text: TextEmbedding, chosen: Tensor) -> TextEmbedding:
+    """Some of the prompts, by mask (B,)."""
+    return TextEmbedding(text.hidden[chosen], text.pooled[chosen])
+
+
+def normal(shape: torch.Size, rng: torch.Generator, like: Tensor) -> Tensor:
+    """Standard normal noise drawn on the generator's device, so that a seed means the same on every machine."""
+    return torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32).to(like)
+
+
+def uniform(count: int, rng: torch.Generator, device: torch.device) -> Tensor:
+    """`count` numbers in [0, 1)."""
+    return torch.rand(count, generator=rng, device=rng.device).to(device)

@@ -1,0 +1,68 @@
+"""The renderer as a source of clips and pictures: "pocket:broadcast", "pocket:studio", "pocket:toon", "pocket:relief"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mcm.data.report import SourceReport
+from mcm.data.sources import Clip, Picture
+from mcm.errors import UserError, one_of
+from mcm.pocket import world
+
+PREFIX = "pocket:"
+
+
+def domain(name: str) -> str | None:
+    """The domain that a source's name asks for, or None when it names no source of the laboratory.
+
+    Raises:
+        UserError: for an unknown domain.
+    """
+    if not name.startswith(PREFIX):
+        return None
+    wanted = name.removeprefix(PREFIX)
+    if wanted not in world.DOMAINS:
+        raise one_of("source", name, [PREFIX + d for d in world.DOMAINS])
+    return wanted
+
+
+class PocketClips:
+    """The first `count` clips of a split in a domain, rendered when read."""
+
+    def __init__(self, domain: str, frames: int, size: tuple[int, int], count: int, split: str = "student") -> None:
+        if size[0] != size[1]:
+            raise UserError(f"the pocket world is square: size {size[0]}x{size[1]} cannot be rendered; give {size[0]}")
+        self.domain, self.frames, self.size, self.split = domain, frames, size[0], split
+        self._count = count
+        self.report = SourceReport(count, count, [], "videos", f"{PREFIX}{domain}")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Clip:
+        spec = world.spec(self.split, index)
+        video = world.film([spec], self.domain, self.size, self.frames).video[0]
+        return Clip(video, spec.caption, f"{self.split}-{index:06d}")
+
+    def __iter__(self) -> Iterator[Clip]:
+        return (self[i] for i in range(self._count))
+
+
+class PocketPictures:
+    """The first `count` pictures in a domain: one moment of each clip of the split "pictures"."""
+
+    def __init__(self, domain: str, size: tuple[int, int], count: int, split: str = "pictures") -> None:
+        self.domain, self.size, self.split = domain, size[0], split
+        self._count = count
+        self.report = SourceReport(count, count, [], "pictures", f"{PREFIX}{domain}")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Picture:
+        spec = world.spec(self.split, index)
+        image = world.film([spec], self.domain, self.size, 1).video[0, :, 0]
+        return Picture(image, spec.caption, f"{self.split}-{index:06d}")
+
+    def __iter__(self) -> Iterator[Picture]:
+        return (self[i] for i in range(self._count))

@@ -1,0 +1,132 @@
+"""How the zoo was made: every network trained from the renderer alone, then put together as ordinary folders.
+
+    python -m mcm.pocket.train_zoo                      everything, in order (hours on two cores)
+    python -m mcm.pocket.train_zoo autoencoder clip     some stages
+    python -m mcm.pocket.train_zoo assemble             write the folders of mcm/pocket/networks from what is trained
+
+Work is kept in `--work`; any stage goes on where it was killed. Two stages on two cores, with --threads 1 each, are
+faster than one stage on both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mcm.errors import UserError
+from mcm.pocket import zoo
+from mcm.pocket.training import autoencoder, backbone, clip, judging, teachers, videomae
+
+SCHEDULER = {
+    "_class_name": "DDIMScheduler", **teachers.SCHEDULER, "clip_sample": False, "set_alpha_to_one": False,
+    "steps_offset": 1, "prediction_type": "epsilon", "timestep_spacing": "leading",
+}  # fmt: skip
+FACTS = {"frames": 8, "size": [64, 64], "fps": 8}
+GUIDANCE = {"pocket-animatediff": 3.0, "pocket-modelscope": 3.0}
+DESCRIPTION = "A small network of the pocket laboratory, trained from its renderer alone (mcm/pocket/train_zoo.py).\n"
+
+
+def fit_small(work: Path, name: str, fit: Callable[..., nn.Module], **how: Any) -> None:
+    """Train one of the networks that need no other, and keep it beside its checkpoint."""
+    network = fit(work, **how)
+    if name == "judge":
+        from safetensors.torch import save_file
+
+        save_file({k: v.half() for k, v in network.state_dict().items()}, work / "judge.half.safetensors")
+    else:
+        network.half().save_pretrained(work / name)  # pyright: ignore[reportCallIssue]
+
+
+STAGES: dict[str, Callable[[Path], object]] = {
+    "autoencoder": lambda work: fit_small(work, "autoencoder", autoencoder.fit),
+    "clip": lambda work: fit_small(work, "clip", clip.fit),
+    "image": lambda work: teachers.fit_image(work, 4000),
+    "motion": lambda work: teachers.fit_motion(work, 5000),
+    "video": lambda work: teachers.fit_video(work, 5000),
+    "backbone": lambda work: fit_small(work, "backbone", backbone.fit),
+    "videomae": lambda work: fit_small(work, "videomae", videomae.fit),
+    "judge": lambda work: fit_small(work, "judge", judging.fit),
+}
+
+
+def assemble(work: Path, out: Path = zoo.ZOO) -> None:
+    """Write the networks as diffusers and transformers folders in half precision; stages not yet trained are left out.
+
+    The autoencoder and the text encoder stand in both teachers' folders: each teacher is a whole pipeline.
+    """
+    for name, unet, pipeline in (
+        ("pocket-animatediff", "motion", "AnimateDiffPipeline"),
+        ("pocket-modelscope", "video", "TextToVideoSDPipeline"),
+    ):
+        if all((work / part).is_dir() for part in (unet, "autoencoder", "clip")):
+            _assemble_teacher(work, out / name, name, unet, pipeline)
+    for name, stage in ((zoo.CLIP, "clip"), (zoo.VIDEO_FEATURES, "videomae"), (zoo.BACKBONE, "backbone")):
+        if (work / stage / "model.safetensors").exists():
+            _copy(work / stage, out / name)
+            _write(out / name / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
+    if (work / "judge.half.safetensors").exists():
+        shutil.copyfile(work / "judge.half.safetensors", out / "judge.safetensors")
+
+
+def _assemble_teacher(work: Path, folder: Path, name: str, unet: str, pipeline: str) -> None:
+    from diffusers import UNet3DConditionModel, UNetMotionModel
+    from transformers import CLIPTextModel
+
+    kind = {"motion": UNetMotionModel, "video": UNet3DConditionModel}[unet]
+    kind.from_pretrained(work / unet).half().save_pretrained(folder / "unet")
+    _copy(work / "autoencoder", folder / "vae")
+    CLIPTextModel.from_pretrained(work / "clip").half().save_pretrained(folder / "text_encoder")
+    for file in ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"):
+        (folder / "tokenizer").mkdir(exist_ok=True)
+        shutil.copyfile(work / "clip" / file, folder / "tokenizer" / file)
+    (folder / "scheduler").mkdir(exist_ok=True)
+    _write(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    _write(folder / "mcm.json", {**FACTS, "guidance_scale": GUIDANCE[name]})
+    index = {
+        "_class_name": pipeline, "vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", kind.__name__],
+        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }  # fmt: skip
+    _write(folder / "model_index.json", index)
+    (folder / "README.md").write_text(f"# {name}\n\n{DESCRIPTION}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, dirs_exist_ok=True)
+
+
+def _write(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m mcm.pocket.train_zoo", description=__doc__.splitlines()[0])
+    parser.add_argument("stages", nargs="*", help=f"{', '.join(STAGES)}, assemble (default: all)")
+    parser.add_argument("--work", type=Path, default=Path("runs/zoo"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parser.parse_args(arguments)
+    wanted = given.stages or [*STAGES, "assemble"]
+    for stage in wanted:
+        if stage not in (*STAGES, "assemble"):
+            parser.error(f"unknown stage {stage!r}: expected some of {', '.join(STAGES)}, assemble")
+    torch.set_num_threads(given.threads)
+    given.work.mkdir(parents=True, exist_ok=True)
+    try:
+        for stage in wanted:
+            print(f"== {stage}", flush=True)
+            STAGES[stage](given.work) if stage in STAGES else assemble(given.work)
+    except UserError as error:
+        print(f"train_zoo: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

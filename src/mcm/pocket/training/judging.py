@@ -1,0 +1,45 @@
+"""Training of the judge, on rendered clips only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mcm.pocket.judge import Judge
+from mcm.pocket.training.corpus import Corpus, draw
+from mcm.pocket.training.labels import answers
+from mcm.pocket.training.loop import Losses, train
+from mcm.pocket.world import DOMAINS
+
+COUNTS = {"broadcast": 3000, "studio": 750, "toon": 500, "relief": 500}
+
+
+def _varied(video: Tensor, rng: torch.Generator) -> Tensor:
+    """Blur, contrast and noise of a clip varied, so that a sample's own faults are not mistaken for another answer."""
+    shape = (len(video), 1, 1, 1, 1)
+    soft = F.avg_pool3d(F.pad(video, (1, 1, 1, 1, 0, 0), mode="replicate"), (1, 3, 3), stride=1)
+    video = video + 0.8 * torch.rand(shape, generator=rng) * (soft - video)
+    video = video * (0.8 + 0.4 * torch.rand(shape, generator=rng)) + 0.1 * torch.randn(shape, generator=rng)
+    return video + 0.06 * torch.rand(shape, generator=rng) * torch.randn(video.shape, generator=rng)
+
+
+def fit(work: Path, steps: int = 1500, batch: int = 16) -> Judge:
+    """Train on the split "judge": every combination, the held-out ones too, since it must know them to judge them."""
+    model = Judge()
+    corpora = {domain: Corpus(work, "judge", domain, COUNTS[domain]) for domain in DOMAINS}
+
+    def losses(step: int, rng: torch.Generator) -> Losses:
+        videos, truths = [], []
+        for domain, corpus in corpora.items():
+            count = batch // 2 if domain == "broadcast" else batch // 6
+            index = draw(rng, count, len(corpus))
+            videos.append(corpus.clips(index))
+            truths.append(answers([corpus.specs[i] for i in index]))
+        logits = model(_varied(torch.cat(videos), rng))
+        return {q: F.cross_entropy(logits[q], torch.cat([t[q] for t in truths])) for q in logits}
+
+    model.load_state_dict(train("judge", model, losses, steps=steps, learning_rate=2e-3, work=work))
+    return model.eval()

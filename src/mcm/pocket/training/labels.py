@@ -1,0 +1,25 @@
+"""What the world lets a classifier be asked, and the losses of asking it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mcm.pocket.puppet import ACTIONS
+from mcm.pocket.world import CAMERAS, COLOURS, SCENES, Spec
+
+QUESTIONS: dict[str, int] = {
+    "action": len(ACTIONS), "top": len(COLOURS), "bottom": len(COLOURS), "scene": len(SCENES), "camera": len(CAMERAS),
+}  # fmt: skip
+
+
+def answers(specs: list[Spec]) -> dict[str, Tensor]:
+    """Class numbers (B,) for every question."""
+    return {q: torch.tensor([s.labels[q] for s in specs]) for q in QUESTIONS}
+
+
+def question_losses(logits: Tensor, truth: dict[str, Tensor], sizes: dict[str, int]) -> dict[str, Tensor]:
+    """Cross entropy of every question; `logits` (B, sum of sizes) holds their logits side by side."""
+    parts = dict(zip(sizes, logits.split(list(sizes.values()), dim=-1), strict=True))
+    return {q: F.cross_entropy(parts[q], truth[q]) for q in truth}

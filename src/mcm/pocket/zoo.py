@@ -1,0 +1,34 @@
+"""Where the laboratory's small networks lie: ordinary diffusers and transformers folders, shipped with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ZOO = Path(__file__).parent / "networks"
+
+CLIP, VIDEO_FEATURES, BACKBONE = "pocket-clip", "pocket-videomae", "pocket-dinov2"
+
+
+def find(name: str) -> Path | None:
+    """The folder of a network of the zoo, or None when the name is not one."""
+    if not name.startswith("pocket-") or "/" in name:
+        return None
+    for folder in (ZOO / name, ZOO / "students" / name):
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def teachers() -> list[str]:
+    """Names of the zoo's teachers."""
+    return sorted(p.parent.name for p in ZOO.glob("*/model_index.json"))
+
+
+def students() -> list[str]:
+    """Names of the students that are shipped."""
+    return sorted(p.parent.name for p in (ZOO / "students").glob("*/card.json"))
+
+
+def judge_file() -> Path:
+    """The judge's weights."""
+    return ZOO / "judge.safetensors"

@@ -1,0 +1,32 @@
+"""The small AnimateDiff of the pocket laboratory, distilled with MCM on a laptop's CPU.
+
+Command: `mcm distill pocket-animatediff`
+Data: rendered clips as web video shows them (broadcast) for the motion, clean pictures (studio) for the look.
+Cost and score: measured, with the machine they were measured on, in benchmarks/.
+"""
+
+from __future__ import annotations
+
+from mcm.recipe import (
+    DataConfig,
+    DiscriminatorConfig,
+    MethodConfig,
+    OptimConfig,
+    Recipe,
+    StudentConfig,
+    TrainingConfig,
+)
+
+
+def recipe() -> Recipe:
+    """The recipe "pocket-animatediff"."""
+    return Recipe(
+        name="pocket-animatediff-mcm",
+        teacher="pocket-animatediff",
+        method=MethodConfig(name="mcm", adversary="pictures"),
+        data=DataConfig(videos="pocket:broadcast", images="pocket:studio"),
+        student=StudentConfig(rank=32, alpha=32),
+        optim=OptimConfig(lr=5e-4, discriminator_lr=5e-4, warmup=10),
+        training=TrainingConfig(updates=150, batch=8, save_every=25, preview_every=50, log_every=5),
+        discriminator=DiscriminatorConfig(backbone="pocket-dinov2"),
+    )

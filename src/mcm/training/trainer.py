@@ -1,0 +1,216 @@
+"""The trainer: whose turn it is gets gradients, micro-batches are summed, then clip, step, average, log, save.
+
+Every random number of update u comes from (seed, u), every batch from the stream's counter, and the learning rate
+from u: with the state of weights, averages and optimizers, a checkpoint is the whole of a run, and an interrupted
+run ends as an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mcm.data.stream import Stream
+from mcm.errors import UserError
+from mcm.methods.base import Batch, Method, Players
+from mcm.output import Progress, silent
+from mcm.training.checkpoint import load_state, save_state
+
+Material = Callable[[list[int], torch.Generator], Batch]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate of an update: linear warm-up, then constant or half a cosine down to a hundredth."""
+
+    rate: float
+    warmup: int
+    updates: int
+    shape: str = "cosine"
+
+    def __call__(self, update: int) -> float:
+        warm = min(1.0, (update + 1) / (self.warmup + 1))
+        if self.shape == "constant":
+            return self.rate * warm
+        progress = min(1.0, max(0.0, (update - self.warmup) / max(1, self.updates - self.warmup)))
+        return self.rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how: the trainer's part of a recipe.
+
+    updates: optimizer steps of the student; accumulation: micro-batches summed for one; save_every, keep: updates
+    between checkpoints and how many are kept; log_every: updates between lines of the log; seed: of everything.
+    """
+
+    updates: int
+    accumulation: int = 1
+    clip: float = 10.0
+    seed: int = 0
+    save_every: int = 100
+    keep: int = 2
+    log_every: int = 10
+
+
+class Trainer:
+    """Runs a method's turns until the plan is done.
+
+    optimizers, schedules: one for each player of `method.order`. log(update, numbers) is called every `log_every`
+    updates; after_update(update) after every one (previews).
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        players: Players,
+        material: Material,
+        stream: Stream,
+        optimizers: dict[str, torch.optim.Optimizer],
+        schedules: dict[str, Schedule],
+        plan: Plan,
+        folder: Path,
+        log: Callable[[int, dict[str, float]], None],
+        after_update: Callable[[int], None] = lambda update: None,
+        progress: Progress = silent,
+    ) -> None:
+        self.method, self.players, self.material, self.stream = method, players, material, stream
+        self.optimizers, self.schedules, self.plan = optimizers, schedules, plan
+        self.folder, self.log, self.after_update, self.progress = folder, log, after_update, progress
+        self.update = 0
+
+    # One update ---------------------------------------------------------------------------------------------------
+
+    def step(self) -> dict[str, float]:
+        """One update of every player; returns the losses, averaged over the micro-batches, and gradient norms."""
+        numbers: dict[str, float] = {}
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        for micro in range(self.plan.accumulation):
+            rng = torch.Generator().manual_seed(_seed(self.plan.seed, self.update, micro))
+            batch = self.material(self.stream.next_batch(), rng)
+            for turn in self.method.turns(self.players, batch, rng):
+                total = torch.stack([loss.float() for loss in turn.losses.values()]).sum()
+                (total / self.plan.accumulation).backward()
+                for name, loss in turn.losses.items():
+                    numbers[name] = numbers.get(name, 0.0) + loss.item() / self.plan.accumulation
+        self._check_finite(numbers)
+        for player, optimizer in self.optimizers.items():
+            weights = list(self.players.parameters(player).values())
+            norm = nn.utils.clip_grad_norm_(weights, self.plan.clip)
+            numbers[f"gradient/{player}"] = float(norm)
+            rate = self.schedules[player](self.update)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            numbers[f"rate/{player}"] = rate
+        self._check_finite(numbers)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        self.players.average(self.method.target_decay, self.method.head_decay)
+        self.update += 1
+        return numbers
+
+    def _check_finite(self, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"training stopped at update {self.update}: {name} is {value}; the checkpoints in {self.folder} "
+                    "are good; lower optim.lr or optim.clip and start again in another folder"
+                )
+
+    # The run ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Go on from the newest checkpoint, if there is one, to the end of the plan.
+
+        A keyboard interrupt saves first, so that the same command goes on where it was.
+        """
+        newest = self.newest()
+        if newest is not None:
+            self.load_state_dict(load_state(newest))
+        recent: dict[str, float] = {}
+        since, counted = time.monotonic(), 0
+        try:
+            while self.update < self.plan.updates:
+                numbers = self.step()
+                for name, value in numbers.items():
+                    recent[name] = recent.get(name, 0.0) + value
+                counted += 1
+                last = self.update == self.plan.updates
+                if self.update % self.plan.log_every == 0 or last:
+                    seconds = (time.monotonic() - since) / counted
+                    means = {name: value / counted for name, value in recent.items()}
+                    self.log(self.update, {**means, "seconds per update": seconds})
+                    recent, since, counted = {}, time.monotonic(), 0
+                shown = "  ".join(f"{n} {v:.4f}" for n, v in numbers.items() if "/" not in n)
+                self.progress("distilling", self.update, self.plan.updates, shown)
+                if self.update % self.plan.save_every == 0 or last:
+                    self.save()
+                self.after_update(self.update)
+        except KeyboardInterrupt:
+            self.save()
+            raise
+
+    # State --------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole of the run as a tree of tensors and numbers."""
+        players = self.players
+        return {
+            "update": self.update,
+            "stream": self.stream.state_dict(),
+            "student": players.student.state_dict(),
+            "motion": players.motion.state_dict(),
+            "averaged_motion": players.averaged_motion.state_dict(),
+            "discriminator": players.discriminator.state_dict() if players.discriminator is not None else {},
+            "optimizers": {name: _by_name(o.state_dict()) for name, o in self.optimizers.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        players = self.players
+        self.update = state["update"]
+        self.stream.load_state_dict(state["stream"])
+        players.student.load_state_dict(state["student"])
+        players.motion.load_state_dict(state["motion"])
+        players.averaged_motion.load_state_dict(state["averaged_motion"])
+        if players.discriminator is not None:
+            players.discriminator.load_state_dict(state["discriminator"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+
+    def save(self) -> Path:
+        """Write a checkpoint and remove the oldest beyond `keep`. A failed save stops the run with its error."""
+        path = self.folder / f"update-{self.update:07d}.safetensors"
+        save_state(path, self.state_dict())
+        for old in self._checkpoints()[: -self.plan.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint of the run, or None."""
+        found = self._checkpoints()
+        return found[-1] if found else None
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.folder.glob("update-*.safetensors"))
+
+
+def _seed(seed: int, update: int, micro: int) -> int:
+    """A seed of its own for every micro-batch of every update (torch takes 64 bits; splitmix-style mixing)."""
+    x = (seed * 0x9E3779B97F4A7C15 + update * 0xBF58476D1CE4E5B9 + micro * 0x94D049BB133111EB) & (2**63 - 1)
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (2**63 - 1)
+    return x ^ (x >> 27)
+
+
+def _by_name(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state without what the recipe says anyway (a None or a callable cannot be stored)."""
+    groups = [{k: v for k, v in g.items() if isinstance(v, int | float | bool | str | list | tuple | Tensor) or v is None}
+              for g in state["param_groups"]]  # fmt: skip
+    return {"state": state["state"], "param_groups": groups}
