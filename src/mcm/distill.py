@@ -17,12 +17,12 @@ import torch
 
 from mcm.card import Provenance, StudentCard, Teacher, Weights, fingerprint
 from mcm.data.cache import LatentSet
+from mcm.data.open import open_pictures, open_videos
 from mcm.data.report import SourceReport
-from mcm.data.sources import Clip, Picture, PictureFolder, Prompts, VideoFolder
+from mcm.data.sources import Clip, Picture, Prompts
 from mcm.data.stream import Stream
 from mcm.errors import UserError
 from mcm.evaluation.report import provenance
-from mcm.methods import method as method_named
 from mcm.methods.base import Method, Players
 from mcm.models.discriminator import FrameDiscriminator
 from mcm.models.features import FrozenFeatures
@@ -31,12 +31,13 @@ from mcm.models.video import VideoModel, load_video_model
 from mcm.motion import motion_representation
 from mcm.output import Progress, silent, whole, write_json
 from mcm.recipe import Recipe
+from mcm.training.device import autocast, chosen_device
 from mcm.training.log import RunLog
 from mcm.training.material import Material
 from mcm.training.preview import Previews
 from mcm.training.trainer import Plan, Schedule, Trainer
 
-POCKET_CLIPS, POCKET_PICTURES, TEACHER_CLIPS = 512, 1024, 256
+TEACHER_CLIPS = 256  # what the teacher makes itself where there are prompts alone
 
 
 def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) -> StudentCard:
@@ -56,23 +57,29 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
 
         recipe = load_recipe(recipe)
     out = Path(out).expanduser()
-    recipe.claim(out)
+    recipe.may_use(out)
     student_folder = out / "student"
     if (student_folder / "card.json").exists():
         return StudentCard.load(student_folder)
 
     progress("loading the teacher", 0, 0)
-    model = load_video_model(recipe.teacher)
-    method = _method(recipe)
+    device = chosen_device()
+    autocast(device, recipe.training.precision)  # refuses a precision that the device cannot take
+    model = load_video_model(recipe.teacher, device)
+    method = recipe.method.build()
     frames, size = recipe.data.frames or model.frames, recipe.data.size or model.size
     model.check_geometry(frames, size)
     clips, pictures, reports = material(recipe, model, frames, size, out / "cache", progress)
-    write_json(out / "sources.json", [report.as_dict() for report in reports])
     if len(clips) < recipe.training.batch:
         raise UserError(
             f"training.batch is {recipe.training.batch}, but there are only {len(clips)} clips: give more videos or a "
             "smaller batch (--training.batch)"
         )
+
+    recipe.claim(out)  # from here on the folder is this run's
+    if recipe.data.cache and not (out / "cache" / "index.json").exists():
+        clips.save(out / "cache")
+    write_json(out / "sources.json", [report.as_dict() for report in reports])
 
     players = _players(recipe, model, method)
     real = method.frames_picked if method.adversary != "none" else 0
@@ -82,9 +89,9 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
         prompts = list(recipe.training.preview_prompts or dict.fromkeys(clips.captions))[:4]
         previews = Previews(method, players, prompts, out / "previews", shape)
     trainer = Trainer(
-        method, players, Material(clips, model.text, pictures, real),
+        method, players, Material(clips, model.text, pictures, real, device),
         Stream(len(clips), recipe.training.batch, recipe.training.seed),
-        *_optimizers(recipe, method, players), _plan(recipe), out / "checkpoints", lambda u, n: log(u, n),
+        *_optimizers(recipe, method, players), _plan(recipe, device), out / "checkpoints", lambda u, n: log(u, n),
         lambda update: _after(update, recipe, previews, log), progress,
     )  # fmt: skip
     newest = trainer.newest()
@@ -92,13 +99,6 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
     trainer.run()
     log.close()
     return _finish(recipe, model, method, players, frames, size, student_folder)
-
-
-def _method(recipe: Recipe) -> Method:
-    """The recipe's method with its symbols."""
-    known = {f.name for f in fields(Method)}
-    given = recipe.method.model_dump()
-    return method_named(recipe.method.name, **{k: v for k, v in given.items() if k in known})
 
 
 def _players(recipe: Recipe, model: VideoModel, method: Method) -> Players:
@@ -113,12 +113,13 @@ def _players(recipe: Recipe, model: VideoModel, method: Method) -> Players:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
         motion = motion_representation(method.motion, model.codec.channels)
+    motion.to(next(model.denoiser.parameters()).device)
     discriminator = None
     if method.adversary != "none":
         features = FrozenFeatures.load(recipe.discriminator.backbone)
         discriminator = FrameDiscriminator(
             features, model.text.width, recipe.discriminator.head_width, rng=rng
-        )
+        ).to(next(model.denoiser.parameters()).device)
     return Players(model, student, motion, copy.deepcopy(motion).requires_grad_(False), discriminator)
 
 
@@ -137,9 +138,11 @@ def _optimizers(
     return optimizers, schedules
 
 
-def _plan(recipe: Recipe) -> Plan:
+def _plan(recipe: Recipe, device: torch.device) -> Plan:
     t = recipe.training
-    return Plan(t.updates, t.accumulation, recipe.optim.clip, t.seed, t.save_every, t.keep, t.log_every)
+    return Plan(
+        t.updates, t.accumulation, recipe.optim.clip, t.seed, t.save_every, t.keep, t.log_every, t.precision, device
+    )  # fmt: skip
 
 
 def _after(update: int, recipe: Recipe, previews: Previews | None, log: RunLog) -> None:
@@ -149,8 +152,9 @@ def _after(update: int, recipe: Recipe, previews: Previews | None, log: RunLog) 
 
 
 def _finish(
-    recipe: Recipe, model: VideoModel, method: Method, players: Players, frames: int, size: tuple[int, int], folder: Path
-) -> StudentCard:
+    recipe: Recipe, model: VideoModel, method: Method, players: Players, frames: int, size: tuple[int, int],
+    folder: Path,
+) -> StudentCard:  # fmt: skip
     """Save the student's weights, the motion head and, last, the card."""
     from safetensors.torch import save_file
 
@@ -200,21 +204,22 @@ def material(
     data, reports = recipe.data, []
     pictures: Any = None
     if recipe.method.adversary == "pictures" and data.images is not None:
-        pictures = picture_source(data.images, size, progress=progress)
+        pictures = open_pictures(data.images, size, progress)
         reports.append(pictures.report)
     keep = min(frames, 4) if recipe.method.adversary == "video" else 0
     made_with = {
         "teacher": recipe.teacher, "codec": fingerprint(model.codec.vae.config), "videos": data.videos,
         "prompts": None if data.videos else data.prompts, "frames": frames, "size": list(size),
-        "stride": data.stride, "fps": data.fps, "kept frames": keep, "seed": None if data.videos else recipe.training.seed,
+        "stride": data.stride, "fps": data.fps, "kept frames": keep,
+        "seed": None if data.videos else recipe.training.seed,
     }  # fmt: skip
     if data.cache and (cache / "index.json").exists():
         clips = LatentSet.load(cache, made_with)
         return clips, pictures, reports
     if data.videos is not None:
-        source = video_source(data.videos, frames, size, data.stride, data.fps, progress)
+        source = open_videos(data.videos, frames, size, data.stride, data.fps, progress)
         clips = LatentSet.build(
-            source, model.codec, made_with, keep_frames=keep,
+            source, model.codec, made_with, keep_frames=keep, device=next(model.codec.parameters()).device,
             progress=lambda done: progress("encoding the clips", done, len(source)),
         )  # fmt: skip
         reports.append(source.report)
@@ -222,8 +227,6 @@ def material(
         prompts = Prompts(str(data.prompts))
         reports.append(prompts.report)
         clips = _teachers_clips(recipe, model, prompts, frames, size, made_with, keep, progress)
-    if data.cache:
-        clips.save(cache)
     return clips, pictures, reports
 
 
@@ -247,28 +250,5 @@ def _teachers_clips(
                 yield Clip(clip, text, f"teacher-{i:06d}")
             progress("the teacher makes clips", numbers[-1] + 1, count)
 
-    return LatentSet.build(made(), model.codec, made_with, keep_frames=keep)
-
-
-def video_source(
-    place: str, frames: int, size: tuple[int, int], stride: int | None, fps: float | None, progress: Progress = silent
-) -> Any:
-    """The clips at `place`: a folder or table, or the laboratory's own ("pocket:broadcast")."""
-    from mcm.pocket import sources as pocket
-
-    domain = pocket.domain(place)
-    if domain is not None:
-        return pocket.PocketClips(domain, frames, size, POCKET_CLIPS)
-    if stride is None and fps is None:
-        stride = 1
-    return VideoFolder(place, frames, size, stride, fps, progress=lambda i, n: progress("looking at the videos", i, n))
-
-
-def picture_source(place: str, size: tuple[int, int], progress: Progress = silent) -> Any:
-    """The pictures at `place`: a folder or table, or the laboratory's own ("pocket:studio")."""
-    from mcm.pocket import sources as pocket
-
-    domain = pocket.domain(place)
-    if domain is not None:
-        return pocket.PocketPictures(domain, size, POCKET_PICTURES)
-    return PictureFolder(place, size, progress=lambda i, n: progress("looking at the pictures", i, n))
+    device = next(model.codec.parameters()).device
+    return LatentSet.build(made(), model.codec, made_with, keep_frames=keep, device=device)

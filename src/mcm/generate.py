@@ -5,6 +5,7 @@ A video depends on its prompt, its seed and the settings alone, never on the oth
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ from mcm.data.video import write_video
 from mcm.diffusion.paths import Denoised, path_from_config
 from mcm.diffusion.solvers import guide
 from mcm.errors import UserError
-from mcm.methods.base import rows
 from mcm.models.student import Student
 from mcm.models.video import TextEmbedding, VideoModel, load_video_model
 from mcm.output import write_json
@@ -237,11 +237,11 @@ def _videos(
 
 def save_video(video: Video, folder: str | Path, format: str = "mp4") -> Path:  # noqa: A002 (the option's name)
     """Write a video and, beside it, a JSON of what made it. Returns the video's path."""
-    words = "-".join("".join(c if c.isalnum() else " " for c in video.prompt.lower()).split())[:60].strip("-")
+    words = "-".join("".join(c if c.isalnum() else " " for c in video.prompt.lower()).split())
+    if len(words) > 60:  # long prompts that begin alike get names of their own
+        words = f"{words[:51]}-{hashlib.sha256(video.prompt.encode()).hexdigest()[:8]}"
     path = Path(folder) / f"{words or 'video'}-{video.seed}.{format}"
     write_video(path, video.frames, video.fps)
     write_json(path.with_suffix(".json"), json.loads(json.dumps(video.settings)))
     return path
 
-
-__all__ = ["Maker", "Video", "generate", "load_maker", "pair_seeds", "rows", "save_video"]

@@ -184,9 +184,7 @@ class TrainingConfig(Group):
     batch: int = Field(default=8, ge=1, description="clips of one forward pass on one device")
     accumulation: int = Field(default=1, ge=1, description="forward passes of one update")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of everything random")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="of the network; CPU: fp32"
-    )
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of forward passes; CPU: fp32")
     save_every: int = Field(default=100, ge=1, description="updates between checkpoints")
     keep: int = Field(default=2, ge=1, description="checkpoints kept")
     preview_every: int = Field(default=100, ge=0, description="updates between previews; 0: none")

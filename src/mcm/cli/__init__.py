@@ -45,7 +45,8 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
     # The libraries' notices are for their developers; what matters to a user, a verb says itself.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    code, message = _run(list(sys.argv[1:] if tokens is None else tokens))
+    # (Not `list(...)`: once the verb of that name is imported, it stands in this package's namespace.)
+    code, message = _run([*(sys.argv[1:] if tokens is None else tokens)])
     if message:
         print(f"mcm: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

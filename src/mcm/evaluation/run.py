@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcm.data.sources import Prompts
-from mcm.distill import picture_source, video_source
+from mcm.data.open import open_pictures, open_videos
+from mcm.data.sources import Clip, Prompts
 from mcm.evaluation.evaluator import Evaluator
 from mcm.evaluation.report import Report, Row, provenance
 from mcm.generate import TEACHER_STEPS, Maker, load_maker
@@ -65,7 +65,7 @@ def evaluate(
     said = [said[i % len(said)] for i in range(count)]
     pictures = None
     if images is not None:
-        source = picture_source(images, maker.size, progress)
+        source = open_pictures(images, maker.size, progress)
         pictures = (torch.stack([source[i].image for i in range(start, min(start + 64, len(source)))])
                     for start in range(0, len(source), 64))  # fmt: skip
     evaluator = Evaluator(
@@ -83,7 +83,8 @@ def evaluate(
     for number in steps:
         evaluator.reset()
         begun = time.monotonic()
-        for videos, texts in made(maker, said, seed, number, sampler, guidance_scale, batch, progress, f"{number} steps"):
+        what = f"{number} steps"
+        for videos, texts in made(maker, said, seed, number, sampler, guidance_scale, batch, progress, what):
             evaluator.add(videos, texts)
         rows.append(
             evaluator.row(
@@ -107,16 +108,9 @@ def made(
         progress(what, start + len(texts), len(prompts))
 
 
-def _reference(place: str, maker: Maker, count: int, progress: Progress) -> list:
-    """Real clips to compare with, at the model's own frames and size."""
-    from mcm.pocket import sources as pocket
-
-    domain = pocket.domain(place)
-    if domain is not None:
-        source = pocket.PocketClips(domain, maker.frames, maker.size, count, split="reference")
-    else:
-        source = video_source(place, maker.frames, maker.size, None, None, progress)
-    return list(source)
+def _reference(place: str, maker: Maker, count: int, progress: Progress) -> list[Clip]:
+    """Real clips to compare with, at the model's own frames and size: all of a folder, `count` of the laboratory's."""
+    return list(open_videos(place, maker.frames, maker.size, progress=progress, count=count, split="reference"))
 
 
 def _zoo(name: str | Path) -> str | Path:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 
 from mcm.diffusion.distances import pseudo_huber
+from mcm.errors import UserError
 from mcm.methods.base import Batch, Method, Players, Turn
 from mcm.samplers.base import Sampler
 from mcm.samplers.consistency import Consistency
@@ -23,6 +24,12 @@ class LCM(Method):
 
     name: ClassVar[str] = "lcm"
     own_defaults: ClassVar = {"motion": "raw", "adversary": "none", "generated_probability": 0.0}
+
+    def __post_init__(self) -> None:
+        if self.motion != "raw":
+            raise UserError(
+                f'method "lcm" compares the latents themselves; motion {self.motion!r} belongs to method "mcm"'
+            )
 
     def sampler(self) -> Sampler:
         return Consistency(original_steps=self.solver_steps, timestep_scaling=self.timestep_scaling)

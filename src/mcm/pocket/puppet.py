@@ -41,7 +41,7 @@ class Pose(NamedTuple):
 
 def _pose(phase: Tensor, **angles: Tensor | float) -> Pose:
     zero = torch.zeros_like(phase)
-    rest: dict[str, Tensor] = {name: zero for name in Pose._fields}
+    rest: dict[str, Tensor] = dict.fromkeys(Pose._fields, zero)
     rest |= {"arm_right": zero - 0.16, "arm_left": zero + 0.16, "hip_right": zero - 0.06, "hip_left": zero + 0.06}
     return Pose(**(rest | {name: zero + value for name, value in angles.items()}))
 

@@ -126,7 +126,8 @@ def _beach(x: Tensor, y: Tensor, size: int, style: str) -> Tensor:
     sea = _mix((0.05, 0.45, 0.62), (0.22, 0.68, 0.76), ((y - 0.45) * 4).clamp(0, 1), style)
     canvas = _over(canvas, sea, _soft(0.45 - y, size))
     for row, shift in ((0.53, 0.0), (0.62, 0.11)):
-        crest = torch.maximum((y - row - 0.008 * torch.sin(x * 8 * np.pi)).abs() - 0.008, _repeat(x + shift, 0.25).abs() - 0.07)
+        ripple = (y - row - 0.008 * torch.sin(x * 8 * np.pi)).abs() - 0.008
+        crest = torch.maximum(ripple, _repeat(x + shift, 0.25).abs() - 0.07)
         canvas = _over(canvas, torch.tensor((0.80, 0.93, 0.95)), _soft(crest, size))
     shore = 0.71 + 0.012 * torch.sin(x * 4 * np.pi)
     return _over(canvas, _mix((0.93, 0.83, 0.60), (0.82, 0.69, 0.45), ((y - 0.7) * 3.5).clamp(0, 1), style),
@@ -183,7 +184,8 @@ def _paint_figure(canvas: Tensor, s: Spec, points: dict[int | str, Tensor], styl
     size = canvas.shape[1]
     pixel = (torch.arange(size, dtype=torch.float32) + 0.5) / size
     grid = torch.stack(torch.meshgrid(pixel, pixel, indexing="xy"), dim=-1)
-    spread = ((grid[..., 0] - points["hips"][:, None, None, 0]) / 0.17).square() + ((grid[..., 1] - 0.955) / 0.03).square()
+    aside = (grid[..., 0] - points["hips"][:, None, None, 0]) / 0.17
+    spread = aside.square() + ((grid[..., 1] - 0.955) / 0.03).square()
     canvas *= (1 - 0.32 * (1.4 - spread).clamp(0, 1))[..., None]
     fixed = {"skin": SKIN, "hair": HAIR, "shoe": SHOE, "top": PAINT[s.top], "bottom": PAINT[s.bottom]}
     for start, end, ra, rb, paint in _LIMBS:

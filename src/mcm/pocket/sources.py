@@ -1,4 +1,4 @@
-"""The renderer as a source of clips and pictures: "pocket:broadcast", "pocket:studio", "pocket:toon", "pocket:relief"."""
+"""The renderer as a source: "pocket:broadcast", "pocket:studio", "pocket:toon", "pocket:relief"."""
 
 from __future__ import annotations
 

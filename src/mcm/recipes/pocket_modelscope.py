@@ -1,7 +1,8 @@
 """The small ModelScope of the pocket laboratory, distilled with MCM on a laptop's CPU.
 
 Command: `mcm distill pocket-modelscope`
-Data: rendered clips as web video shows them (broadcast) for the motion, clean pictures (studio) for the look.
+Data: rendered clips as web video shows them (broadcast). With `--images pocket:studio` (toon, relief, or a folder of
+your own) the frames take the look of those pictures instead.
 Cost and score: measured, with the machine they were measured on, in benchmarks/.
 """
 
@@ -23,8 +24,8 @@ def recipe() -> Recipe:
     return Recipe(
         name="pocket-modelscope-mcm",
         teacher="pocket-modelscope",
-        method=MethodConfig(name="mcm", adversary="pictures"),
-        data=DataConfig(videos="pocket:broadcast", images="pocket:studio"),
+        method=MethodConfig(name="mcm", adversary="video"),
+        data=DataConfig(videos="pocket:broadcast"),
         student=StudentConfig(rank=32, alpha=32),
         optim=OptimConfig(lr=5e-4, discriminator_lr=5e-4, warmup=10),
         training=TrainingConfig(updates=150, batch=8, save_every=25, preview_every=50, log_every=5),

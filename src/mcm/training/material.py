@@ -31,7 +31,7 @@ class Material:
         device: torch.device | str = "cpu",
     ) -> None:
         if real_frames and pictures is None and clips.frames is None:
-            raise UserError("the adversary needs real frames: the clips were encoded without, and there are no pictures")
+            raise UserError("the adversary needs real frames: the clips have none, and there are no pictures")
         self.clips, self.text, self.pictures = clips, text, pictures
         self.real_frames, self.device = real_frames, device
 

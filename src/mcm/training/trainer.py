@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from mcm.data.stream import Stream
 from mcm.errors import UserError
-from mcm.methods.base import Batch, Method, Players
+from mcm.methods.base import Batch, Method, Players, Turn
 from mcm.output import Progress, silent
 from mcm.training.checkpoint import load_state, save_state
+from mcm.training.device import autocast
 
 Material = Callable[[list[int], torch.Generator], Batch]
 
@@ -48,7 +49,8 @@ class Plan:
     """How long and how: the trainer's part of a recipe.
 
     updates: optimizer steps of the student; accumulation: micro-batches summed for one; save_every, keep: updates
-    between checkpoints and how many are kept; log_every: updates between lines of the log; seed: of everything.
+    between checkpoints and how many are kept; log_every: updates between lines of the log; seed: of everything;
+    precision: "fp32" or "bf16", of forward passes on `device`.
     """
 
     updates: int
@@ -58,6 +60,8 @@ class Plan:
     save_every: int = 100
     keep: int = 2
     log_every: int = 10
+    precision: str = "fp32"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 class Trainer:
@@ -96,7 +100,8 @@ class Trainer:
         for micro in range(self.plan.accumulation):
             rng = torch.Generator().manual_seed(_seed(self.plan.seed, self.update, micro))
             batch = self.material(self.stream.next_batch(), rng)
-            for turn in self.method.turns(self.players, batch, rng):
+            turns = self.method.turns(self.players, batch, rng)
+            while (turn := self._next(turns)) is not None:
                 total = torch.stack([loss.float() for loss in turn.losses.values()]).sum()
                 (total / self.plan.accumulation).backward()
                 for name, loss in turn.losses.items():
@@ -116,6 +121,11 @@ class Trainer:
         self.players.average(self.method.target_decay, self.method.head_decay)
         self.update += 1
         return numbers
+
+    def _next(self, turns: Iterator[Turn]) -> Turn | None:
+        """The next turn, its forward passes made in the run's precision."""
+        with autocast(self.plan.device, self.plan.precision):
+            return next(turns, None)
 
     def _check_finite(self, numbers: dict[str, float]) -> None:
         for name, value in numbers.items():
@@ -211,6 +221,6 @@ def _seed(seed: int, update: int, micro: int) -> int:
 
 def _by_name(state: dict[str, Any]) -> dict[str, Any]:
     """An optimizer's state without what the recipe says anyway (a None or a callable cannot be stored)."""
-    groups = [{k: v for k, v in g.items() if isinstance(v, int | float | bool | str | list | tuple | Tensor) or v is None}
-              for g in state["param_groups"]]  # fmt: skip
+    plain = (int, float, bool, str, list, tuple, Tensor, type(None))
+    groups = [{k: v for k, v in group.items() if isinstance(v, plain)} for group in state["param_groups"]]
     return {"state": state["state"], "param_groups": groups}

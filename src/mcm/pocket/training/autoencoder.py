@@ -43,7 +43,8 @@ def reconstruction(x: Tensor, y: Tensor, weight: Tensor) -> Losses:
     """Absolute and squared error of the pixels, and absolute error of their differences (edges)."""
     weight = weight / weight.mean()
     error = (x - y).abs()
-    edges = ((x - y).diff(dim=-1).abs() * weight[..., 1:]).mean() + ((x - y).diff(dim=-2).abs() * weight[..., 1:, :]).mean()
+    across, down = (x - y).diff(dim=-1).abs(), (x - y).diff(dim=-2).abs()
+    edges = (weight[..., 1:] * across).mean() + (weight[..., 1:, :] * down).mean()
     return {"pixels": (weight * error).mean(), "squares": 2 * (weight * error.square()).mean(), "edges": 0.5 * edges}
 
 

@@ -1,0 +1,69 @@
+"""A source by its name: a folder or table, or the laboratory's own renderings ("pocket:broadcast")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from mcm.data.report import SourceReport
+from mcm.data.sources import Clip, Picture, PictureFolder, VideoFolder
+from mcm.output import silent
+
+LABORATORY_CLIPS, LABORATORY_PICTURES = 512, 1024  # how many of its endless films a run takes
+
+Progress = Callable[[str, int, int], None]
+
+
+class ClipSource(Sequence[Clip], Protocol):
+    """Clips by number; `report` says what was found and what was left out, and why."""
+
+    report: SourceReport
+
+
+class PictureSource(Sequence[Picture], Protocol):
+    """Pictures by number; `report` as for clips."""
+
+    report: SourceReport
+
+
+def open_videos(
+    place: str,
+    frames: int,
+    size: tuple[int, int],
+    stride: int | None = None,
+    fps: float | None = None,
+    progress: Progress = silent,
+    count: int = LABORATORY_CLIPS,
+    split: str = "student",
+) -> ClipSource:
+    """The clips at `place`, each of `frames` frames of `size` (H, W).
+
+    stride or fps: how films are read, every frame by default. count, split: which of the laboratory's films.
+
+    Raises:
+        UserError: where there is nothing usable, or the laboratory's source is unknown.
+    """
+    from mcm.pocket import sources as pocket
+
+    domain = pocket.domain(place)
+    if domain is not None:
+        return pocket.PocketClips(domain, frames, size, count, split)
+    if stride is None and fps is None:
+        stride = 1
+    return VideoFolder(place, frames, size, stride, fps, progress=lambda i, n: progress("looking at the videos", i, n))
+
+
+def open_pictures(
+    place: str,
+    size: tuple[int, int],
+    progress: Progress = silent,
+    count: int = LABORATORY_PICTURES,
+    split: str = "pictures",
+) -> PictureSource:
+    """The pictures at `place`, each of `size` (H, W); see `open_videos`."""
+    from mcm.pocket import sources as pocket
+
+    domain = pocket.domain(place)
+    if domain is not None:
+        return pocket.PocketPictures(domain, size, count, split)
+    return PictureFolder(place, size, progress=lambda i, n: progress("looking at the pictures", i, n))

@@ -1,0 +1,219 @@
+"""What the methods' turns are: the equations, and gradients for whose turn it is alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from stage import FRAMES, make_batch, make_players
+from torch import Tensor
+
+from mcm.diffusion.consistency import ConsistencyFunction
+from mcm.diffusion.paths import Denoised
+from mcm.errors import UserError
+from mcm.methods import method, methods
+from mcm.methods.base import Players
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory):
+    return tmp_path_factory.mktemp("teachers")
+
+
+def gradients(players: Players, player: str) -> dict[str, Tensor | None]:
+    return {name: p.grad for name, p in players.parameters(player).items()}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_methods_are_found_by_name():
+    assert {"lcm", "mcm"} <= set(methods())
+    with pytest.raises(UserError, match="did you mean 'mcm'"):
+        method("mcmm")
+
+
+@pytest.mark.parametrize("family", ["animatediff", "modelscope"])
+@pytest.mark.parametrize("name", ["lcm", "mcm"])
+def test_each_turn_reaches_its_own_player_alone(folder, name, family):
+    chosen = method(name, adversary="video")
+    players = make_players(folder, chosen, family)
+    turns = chosen.turns(players, make_batch(players), seeded())
+
+    turn = next(turns)
+    assert turn.player == "student"
+    sum(turn.losses.values()).backward()
+    assert any(g is not None and g.abs().sum() > 0 for g in gradients(players, "student").values())
+    assert all(g is None for g in gradients(players, "discriminator").values())
+
+    before = {k: g.clone() if g is not None else None for k, g in gradients(players, "student").items()}
+    turn = next(turns)
+    assert turn.player == "discriminator"
+    sum(turn.losses.values()).backward()
+    assert all(g is not None for g in gradients(players, "discriminator").values())
+    for key, g in gradients(players, "student").items():
+        was = before[key]
+        assert (g is None and was is None) or (g is not None and was is not None and torch.equal(g, was))
+    assert next(turns, None) is None
+
+
+def test_nothing_of_the_teacher_the_codec_or_the_backbone_gets_gradients(folder):
+    chosen = method("mcm")
+    players = make_players(folder, chosen)
+    trained = {id(p) for who in chosen.order for p in players.parameters(who).values()}
+    for turn in chosen.turns(players, make_batch(players), seeded()):
+        sum(turn.losses.values()).backward()
+    modules = [players.model.denoiser, players.model.codec, players.model.text, players.averaged_motion]
+    assert players.discriminator is not None
+    for module in [*modules, players.discriminator.features]:
+        for p in module.parameters():
+            assert id(p) in trained or p.grad is None
+
+
+def test_lcm_is_its_equation(folder):
+    """Equation of section 3.1, written out a second time from the networks' raw words."""
+    chosen = method("lcm")
+    players = make_players(folder, chosen)
+    batch = make_batch(players, [0, 1, 2], real=False)
+    (turn,) = chosen.turns(players, batch, seeded(5))
+
+    rng, path = seeded(5), players.model.path
+    index = torch.randint(50, (3,), generator=rng)
+    t = 20 * (index + 1) - 1
+    s = (t - 20).clamp(min=0)
+    w = 5 + 10 * torch.rand(3, generator=rng)
+    noise = torch.randn(batch.z0.shape, generator=rng)
+
+    def at(v: Tensor) -> Tensor:
+        return v.view(-1, 1, 1, 1, 1)
+
+    def f(z: Tensor, t: Tensor, x0: Tensor) -> Tensor:
+        scaled = 4.0 * t.float()
+        return at(0.25 / (scaled**2 + 0.25)) * z + at(scaled / (scaled**2 + 0.25).sqrt()) * x0
+
+    z_t = at(path.alpha(t)) * batch.z0 + at(path.sigma(t)) * noise
+    cond: Denoised = players.student.teacher(z_t, t, batch.text)
+    empty = type(batch.text)(*(v.expand(3, *v.shape[1:]) for v in batch.empty))
+    uncond: Denoised = players.student.teacher(z_t, t, empty)
+    x0 = cond.x0 + at(w) * (cond.x0 - uncond.x0)
+    eps = cond.eps + at(w) * (cond.eps - uncond.eps)
+    z_s = at(path.alpha(s)) * x0 + at(path.sigma(s)) * eps
+    with torch.no_grad():
+        ours = f(z_t, t, players.student.student(z_t, t, batch.text).x0)
+        theirs = f(z_s, s, players.student.student(z_s, s, batch.text).x0)
+        wanted = (((ours - theirs) ** 2 + 1e-6).sqrt() - 1e-3).mean()
+    assert turn.losses["consistency"].item() == pytest.approx(wanted.item(), rel=1e-4)
+
+
+def test_mcm_with_the_raw_representation_and_real_videos_is_lcm(folder):
+    lcm = method("lcm")
+    mcm = method("mcm", motion="raw", adversary="none", generated_probability=0.0)
+    players = make_players(folder, lcm)
+    batch = make_batch(players, real=False)
+    (one,) = lcm.turns(players, batch, seeded(1))
+    # lambda is drawn first in MCM; the same numbers otherwise follow from a generator advanced by that draw
+    rng = seeded(1)
+    state = rng.get_state()
+    (two,) = mcm.turns(players, batch, rng)
+    rng.set_state(state)
+    torch.rand(2, generator=rng)
+    (three,) = lcm.turns(players, batch, rng)
+    assert two.losses["motion"].item() == pytest.approx(three.losses["consistency"].item(), rel=1e-5)
+    assert one.losses["consistency"].item() != pytest.approx(two.losses["motion"].item(), rel=1e-6)
+
+
+def test_at_the_clean_end_the_target_asks_no_network(folder):
+    """c_out(0) = 0, so a pass there would be waste (method, "where the official step spends")."""
+    chosen = method("lcm")
+    players = make_players(folder, chosen)
+    z = make_batch(players, real=False).z0
+    asked: list[int] = []
+    original = players.student.target
+
+    def counted(z, t, text, control=None):
+        asked.append(len(z))
+        return original(z, t, text, control)
+
+    players.student.target = counted  # pyright: ignore[reportAttributeAccessIssue]
+    batch = make_batch(players, real=False)
+    assert torch.equal(chosen.target(players, z, torch.tensor([0, 0]), batch.text), z)
+    assert asked == []
+    out = chosen.target(players, z, torch.tensor([0, 499]), batch.text)
+    assert asked == [1]
+    assert torch.equal(out[0], z[0])
+    assert not torch.equal(out[1], z[1])
+
+
+@pytest.mark.parametrize("trajectory", ["one-step", "multi-step"])
+def test_lambda_mixes_real_and_own_clips(folder, trajectory):
+    players = make_players(folder, method("mcm", adversary="none"))
+    batch = make_batch(players, list(range(12)), real=False)
+    for share, most, least in ((0.0, 0, 0), (1.0, 12, 12), (0.5, 11, 1)):
+        chosen = method("mcm", adversary="none", generated_probability=share, trajectory=trajectory)
+        mixed = chosen.own_clips(players, batch, seeded(2))
+        own = sum(not torch.equal(a, b) for a, b in zip(mixed, batch.z0, strict=True))
+        assert least <= own <= most
+        assert not mixed.requires_grad
+
+
+def test_one_step_clips_are_the_consistency_function_of_pure_noise(folder):
+    chosen = method("mcm", adversary="none", generated_probability=1.0)
+    players = make_players(folder, chosen)
+    batch = make_batch(players, real=False)
+    made = chosen.own_clips(players, batch, seeded(8))
+    rng = seeded(8)
+    torch.rand(2, generator=rng)
+    noise = torch.randn(batch.z0.shape, generator=rng)
+    t = torch.tensor([999, 999])
+    with torch.no_grad():
+        x0 = players.student.student(noise, t, batch.text).x0
+    torch.testing.assert_close(made, ConsistencyFunction()(noise, t, x0), rtol=1e-4, atol=1e-5)
+
+
+def test_own_clips_differ_between_one_step_and_many(folder):
+    one = method("mcm", adversary="none", generated_probability=1.0)
+    many = dataclasses.replace(one, trajectory="multi-step", trajectory_steps=8)
+    players = make_players(folder, one)
+    batch = make_batch(players, real=False)
+    assert not torch.allclose(one.own_clips(players, batch, seeded(3)), many.own_clips(players, batch, seeded(3)))
+
+
+def test_real_frames_are_judged_under_their_own_captions(folder):
+    """Fault 5 of the official code: penalty and loss paired real frames with the generated frames' captions."""
+    chosen = method("mcm")
+    players = make_players(folder, chosen)
+    batch = make_batch(players)
+    frames = torch.zeros(4, 3, *players.model.size)
+    base = chosen.discriminator_losses(players, frames, batch, seeded(1))
+    other = batch._replace(real_text=players.model.text(["at night"]).pooled.expand(4, -1))
+    changed = chosen.discriminator_losses(players, frames, other, seeded(1))
+    assert base["discriminator"].item() != pytest.approx(changed["discriminator"].item(), rel=1e-6)
+    assert base["penalty"].item() != pytest.approx(changed["penalty"].item(), rel=1e-6)
+
+
+def test_picked_frames_are_different_frames_of_each_clip(folder):
+    chosen = method("mcm", frames_picked=3)
+    players = make_players(folder, chosen)
+    z = torch.randn(2, *players.model.latent_shape(FRAMES), generator=seeded())
+    frames = chosen.picked_frames(players, z, seeded(4)).unflatten(0, (2, 3))
+    whole = players.model.codec.decode(z)
+    for clip in range(2):
+        found = [
+            next(t for t in range(FRAMES) if torch.allclose(frame, whole[clip, :, t], atol=1e-5))
+            for frame in frames[clip]
+        ]
+        assert len(set(found)) == 3
+
+
+def test_the_averaged_head_trails_the_head(folder):
+    chosen = method("mcm")
+    players = make_players(folder, chosen)
+    with torch.no_grad():
+        for p in players.motion.parameters():
+            p.add_(1.0)
+    before = [p.clone() for p in players.averaged_motion.parameters()]
+    players.average(None, 0.95)
+    for was, now, new in zip(before, players.averaged_motion.parameters(), players.motion.parameters(), strict=True):
+        torch.testing.assert_close(now, 0.95 * was + 0.05 * new)
