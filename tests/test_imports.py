@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # The laboratory is data like any other: only where a name becomes a folder or a source is it known of.
 LABORATORY = {
-    "mcm.pocket.zoo": {"models", "generate", "evaluation", "cli"},
+    "mcm.pocket.zoo": {"models", "generate", "cli"},
     "mcm.pocket.sources": {"data", "cli"},
 }
 # Commands of the laboratory, which stand on top as the verbs do.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import torch
 
 from mcm.card import Provenance, StudentCard, Teacher, Weights, fingerprint
 from mcm.data.cache import LatentSet
-from mcm.data.open import open_pictures, open_videos
+from mcm.data.open import PictureSource, open_pictures, open_videos
 from mcm.data.report import SourceReport
-from mcm.data.sources import Clip, Picture, Prompts
+from mcm.data.sources import Clip, Prompts
 from mcm.data.stream import Stream
 from mcm.errors import UserError
 from mcm.evaluation.report import provenance
@@ -199,10 +199,10 @@ def _finish(
 
 def material(
     recipe: Recipe, model: VideoModel, frames: int, size: tuple[int, int], cache: Path, progress: Progress
-) -> tuple[LatentSet, Sequence[Picture] | None, list[SourceReport]]:
+) -> tuple[LatentSet, PictureSource | None, list[SourceReport]]:
     """The encoded clips, the pictures if the adversary wants them, and reports of all sources."""
     data, reports = recipe.data, []
-    pictures: Any = None
+    pictures: PictureSource | None = None
     if recipe.method.adversary == "pictures" and data.images is not None:
         pictures = open_pictures(data.images, size, progress)
         reports.append(pictures.report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from mcm.data.report import SourceReport
@@ -14,16 +14,24 @@ LABORATORY_CLIPS, LABORATORY_PICTURES = 512, 1024  # how many of its endless fil
 Progress = Callable[[str, int, int], None]
 
 
-class ClipSource(Sequence[Clip], Protocol):
+class ClipSource(Protocol):
     """Clips by number; `report` says what was found and what was left out, and why."""
 
     report: SourceReport
 
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Clip: ...
+    def __iter__(self) -> Iterator[Clip]: ...
 
-class PictureSource(Sequence[Picture], Protocol):
+
+class PictureSource(Protocol):
     """Pictures by number; `report` as for clips."""
 
     report: SourceReport
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Picture: ...
+    def __iter__(self) -> Iterator[Picture]: ...
 
 
 def open_videos(

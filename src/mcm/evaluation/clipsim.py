@@ -20,11 +20,11 @@ from mcm.evaluation.networks import (
     Normalise,
     checked_frames,
     checked_videos,
-    load_network,
     network_folder,
     resize,
     weights_sha256,
 )
+from mcm.models.folders import load_network
 
 # Statistics of CLIP's own training pictures: what every released CLIP was trained with.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -44,7 +44,7 @@ class ClipScorer:
         self.folder = network_folder(folder, "clip", purpose)
         self.name = Path(folder).name if Path(folder).is_dir() else str(folder)
         self.device, self.batch_size = torch.device(device), batch_size
-        self.network: CLIPModel = load_network(CLIPModel, self.folder, purpose, self.device)
+        self.network: CLIPModel = load_network(CLIPModel, self.folder).to(self.device)
         # Without these files transformers makes up an empty vocabulary, in which all prompts are the same.
         if not any((self.folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
             raise UserError(

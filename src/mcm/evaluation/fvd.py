@@ -24,12 +24,11 @@ from mcm.evaluation.networks import (
     Normalise,
     batches,
     checked_videos,
-    load_network,
     network_folder,
-    read_json,
     resize,
     weights_sha256,
 )
+from mcm.models.folders import load_network, read_json
 
 WITH_HEADS = (VideoMAEForVideoClassification, VideoMAEForPreTraining)
 
@@ -57,7 +56,7 @@ class VideoFeatures:
         architectures = read_json(self.folder / "config.json", purpose).get("architectures") or []
         # Loaded as what it was saved as, so that no head is reported as unexpected; only the encoder is kept.
         whole = [kind for kind in WITH_HEADS if kind.__name__ in architectures]
-        network = load_network(whole[0] if whole else VideoMAEModel, self.folder, purpose, self.device)
+        network = load_network(whole[0] if whole else VideoMAEModel, self.folder).to(self.device)
         self.network: VideoMAEModel = network.videomae if whole else network
         config = self.network.config
         size = config.image_size

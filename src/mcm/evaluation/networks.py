@@ -7,73 +7,30 @@ torchvision).
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mcm.errors import UserError
+from mcm.models.folders import find_folder, read_json
 
 
 def network_folder(name: str | Path, model_type: str, purpose: str) -> Path:
-    """The local folder of a transformers network: `name` itself, or for a hub id (owner/name) its downloaded
-    snapshot.
+    """The folder of a transformers network: a local folder, a pocket name, or a hub id (see `find_folder`).
 
     model_type: what the folder's config.json must say. purpose: for messages ("the FVD network"). UserError
     otherwise.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)):
-            raise UserError(
-                f"{purpose} {name}: no such folder; expected a transformers folder of type {model_type!r} "
-                "or a hub id (owner/name)"
-            )
-        folder = _downloaded(str(name), purpose)
+    folder = find_folder(name, purpose)
     found = read_json(folder / "config.json", purpose).get("model_type")
     if found != model_type:
         raise UserError(
             f"{purpose} {name} is of type {found!r}: expected model_type {model_type!r} in its config.json"
         )
-    if not list(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{purpose} {name} has no .safetensors weights: expected model.safetensors beside config.json; "
-            "other formats are not read"
-        )
     return folder
-
-
-def _downloaded(name: str, purpose: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
-    except (OSError, ValueError) as error:
-        # The hub's own errors are OSErrors; a malformed id is a ValueError.
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{purpose} {name} is neither a folder here nor could it be downloaded: {first}"
-        ) from error
-
-
-def read_json(path: Path, purpose: str) -> dict[str, Any]:
-    """The JSON object in `path`; UserError naming `purpose` when it is missing or broken."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{purpose} {path.parent} has no {path.name}: expected a transformers folder"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{purpose}: cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{purpose}: {path} holds a {type(content).__name__}: expected a JSON object")
-    return content
 
 
 def weights_sha256(folder: Path) -> str:
@@ -84,24 +41,6 @@ def weights_sha256(folder: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def load_network(kind: Any, folder: Path, purpose: str, device: torch.device | str) -> Any:
-    """A transformers network of class `kind`, frozen, in float32 whatever precision stores it.
-
-    A weight that the folder lacks would be left random and measure nothing, so it is a UserError."""
-    try:
-        network, info = kind.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{purpose} {folder} could not be loaded as {kind.__name__}: {error}") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise UserError(
-            f"{purpose} {folder} lacks {len(missing)} weight(s) of {kind.__name__}, {missing[0]} among them"
-        )
-    return network.to(device).eval().requires_grad_(False)
 
 
 class Normalise:

@@ -69,7 +69,7 @@ def evaluate(
         pictures = (torch.stack([source[i].image for i in range(start, min(start + 64, len(source)))])
                     for start in range(0, len(source), 64))  # fmt: skip
     evaluator = Evaluator(
-        metrics, (c.video for c in real) if "fvd" in metrics else None, _zoo(fvd_model), _zoo(clip), pictures, seed=seed
+        metrics, (c.video for c in real) if "fvd" in metrics else None, fvd_model, clip, pictures, seed=seed
     )  # fmt: skip
     teacher_name = maker.name if maker.card is None else maker.card.teacher.name
     teacher_motion = None
@@ -112,8 +112,3 @@ def _reference(place: str, maker: Maker, count: int, progress: Progress) -> list
     """Real clips to compare with, at the model's own frames and size: all of a folder, `count` of the laboratory's."""
     return list(open_videos(place, maker.frames, maker.size, progress=progress, count=count, split="reference"))
 
-
-def _zoo(name: str | Path) -> str | Path:
-    from mcm.pocket import zoo
-
-    return zoo.find(str(name)) or name

@@ -21,12 +21,17 @@ _GLYPHS = ("101101101101010", "111010010010111", "110101101101110", "11110011010
 
 
 def watermark(size: int) -> Tensor:
-    """The station's mark, (H, W) with 1 where a letter is; the same in every clip, as web video has it."""
+    """The station's mark, (H, W) with 1 where a letter is; the same in every clip, as web video has it.
+
+    Frames narrower than the mark show the middle of it.
+    """
     dots = torch.zeros(5, 19)
     for i, glyph in enumerate(_GLYPHS):
         dots[:, 4 * i : 4 * i + 3] = torch.tensor([float(c) for c in glyph]).view(5, 3)
     scale = max(1, round(size / 32))
     mark = dots.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    cut = max(0, mark.shape[1] - size)
+    mark = mark[:, cut // 2 : mark.shape[1] - (cut - cut // 2)]
     out = torch.zeros(size, size)
     top, left = round(size * 0.44), (size - mark.shape[1]) // 2
     out[top : top + mark.shape[0], left : left + mark.shape[1]] = mark
@@ -65,7 +70,7 @@ def through_h264(pixels: np.ndarray, quality: int) -> np.ndarray:
     """Encode and decode (T, H, W, 3) uint8 with x264 at a constant rate factor (0 best, 51 worst)."""
     encoder = av.CodecContext.create("libx264", "w")
     encoder.height, encoder.width = pixels.shape[1:3]
-    encoder.pix_fmt, encoder.framerate, encoder.time_base = "yuv420p", 8, Fraction(1, 8)
+    encoder.pix_fmt, encoder.framerate, encoder.time_base = "yuv420p", Fraction(8), Fraction(1, 8)
     encoder.options = {"crf": str(quality), "preset": "veryfast", "tune": "zerolatency", "threads": "1"}
     decoder = av.CodecContext.create("h264", "r")
     decoder.thread_count = 1

@@ -30,7 +30,7 @@ SHORT = {"training.updates": 3, "training.preview_every": 3}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mcm.pocket.quickstart", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m mcm.pocket.quickstart", description=str(__doc__).splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"))
     parser.add_argument("--short", action="store_true", help="a few updates and clips: checks the way, not the result")
     given = parser.parse_args(arguments)
@@ -107,7 +107,7 @@ def _scored(films: list[list[Video]], student: Maker, out: Path) -> list[Row]:
     # Twice as many real clips as generated ones: the same prompts, then more of the held-out ones.
     real = open_videos("pocket:broadcast", student.frames, student.size, count=2 * len(films[0]), split="reference")
     evaluator = Evaluator(
-        ("fvd", "clipsim", "motion"), (clip.video for clip in real), zoo.find(zoo.VIDEO_FEATURES), zoo.find(zoo.CLIP)
+        ("fvd", "clipsim", "motion"), (clip.video for clip in real), zoo.VIDEO_FEATURES, zoo.CLIP
     )
     rows: list[Row] = []
     motion = None

@@ -26,13 +26,25 @@ def domain(name: str) -> str | None:
     return wanted
 
 
+def _side(size: tuple[int, int]) -> int:
+    """The one side of a square; UserError for anything else."""
+    if size[0] != size[1]:
+        raise UserError(f"the pocket world is square: size {size[0]}x{size[1]} cannot be rendered; give {size[0]}")
+    return size[0]
+
+
+def _number(index: int, count: int) -> int:
+    """A source ends where its count does, though the world goes on: whoever counts past it learns so."""
+    if not 0 <= index < count:
+        raise IndexError(f"item {index} of {count}")
+    return index
+
+
 class PocketClips:
     """The first `count` clips of a split in a domain, rendered when read."""
 
     def __init__(self, domain: str, frames: int, size: tuple[int, int], count: int, split: str = "student") -> None:
-        if size[0] != size[1]:
-            raise UserError(f"the pocket world is square: size {size[0]}x{size[1]} cannot be rendered; give {size[0]}")
-        self.domain, self.frames, self.size, self.split = domain, frames, size[0], split
+        self.domain, self.frames, self.size, self.split = domain, frames, _side(size), split
         self._count = count
         self.report = SourceReport(count, count, [], "videos", f"{PREFIX}{domain}")
 
@@ -40,7 +52,7 @@ class PocketClips:
         return self._count
 
     def __getitem__(self, index: int) -> Clip:
-        spec = world.spec(self.split, index)
+        spec = world.spec(self.split, _number(index, self._count))
         video = world.film([spec], self.domain, self.size, self.frames).video[0]
         return Clip(video, spec.caption, f"{self.split}-{index:06d}")
 
@@ -52,7 +64,7 @@ class PocketPictures:
     """The first `count` pictures in a domain: one moment of each clip of the split "pictures"."""
 
     def __init__(self, domain: str, size: tuple[int, int], count: int, split: str = "pictures") -> None:
-        self.domain, self.size, self.split = domain, size[0], split
+        self.domain, self.size, self.split = domain, _side(size), split
         self._count = count
         self.report = SourceReport(count, count, [], "pictures", f"{PREFIX}{domain}")
 
@@ -60,7 +72,7 @@ class PocketPictures:
         return self._count
 
     def __getitem__(self, index: int) -> Picture:
-        spec = world.spec(self.split, index)
+        spec = world.spec(self.split, _number(index, self._count))
         image = world.film([spec], self.domain, self.size, 1).video[0, :, 0]
         return Picture(image, spec.caption, f"{self.split}-{index:06d}")
 

@@ -46,6 +46,7 @@ def fit_small(work: Path, name: str, fit: Callable[..., nn.Module], **how: Any) 
 
 STAGES: dict[str, Callable[[Path], object]] = {
     "autoencoder": lambda work: fit_small(work, "autoencoder", autoencoder.fit),
+    "decoder": lambda work: fit_small(work, "autoencoder", autoencoder.fit_decoder),
     "clip": lambda work: fit_small(work, "clip", clip.fit),
     "image": lambda work: teachers.fit_image(work, 4000),
     "motion": lambda work: teachers.fit_motion(work, 5000),
@@ -107,7 +108,7 @@ def _write(path: Path, data: object) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mcm.pocket.train_zoo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m mcm.pocket.train_zoo", description=str(__doc__).splitlines()[0])
     parser.add_argument("stages", nargs="*", help=f"{', '.join(STAGES)}, assemble (default: all)")
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

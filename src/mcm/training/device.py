@@ -13,7 +13,7 @@ def chosen_device() -> torch.device:
     """The accelerator of this process if there is one, else the CPU (as accelerate decides)."""
     from accelerate import PartialState
 
-    return PartialState().device
+    return torch.device(PartialState().device or "cpu")
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from mcm.data.cache import LatentSet
-from mcm.data.sources import Picture
+from mcm.data.open import PictureSource
 from mcm.errors import UserError
 from mcm.methods.base import Batch
 from mcm.models.video import TextEncoder
@@ -26,7 +24,7 @@ class Material:
         self,
         clips: LatentSet,
         text: TextEncoder,
-        pictures: Sequence[Picture] | None = None,
+        pictures: PictureSource | None = None,
         real_frames: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:

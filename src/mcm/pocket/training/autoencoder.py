@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -17,13 +18,14 @@ KL_WEIGHT = 3e-4
 COUNTS = {"broadcast": 3000, "studio": 1000, "toon": 1000, "relief": 1000}
 
 
-def build(latent_channels: int = 8) -> AutoencoderKL:
+def build(latent_channels: int = 8) -> Any:
     """The network, untrained."""
-    return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=latent_channels, layers_per_block=1, norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 128), sample_size=64, mid_block_add_attention=False,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "latent_channels": latent_channels, "layers_per_block": 1, "norm_num_groups": 8,
+        "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (16, 32, 64, 128), "sample_size": 64, "mid_block_add_attention": False,
+    }  # fmt: skip
+    return AutoencoderKL(**settings)
 
 
 def figure_weight(keypoints: Tensor, size: int = 64) -> Tensor:
@@ -48,22 +50,29 @@ def reconstruction(x: Tensor, y: Tensor, weight: Tensor) -> Losses:
     return {"pixels": (weight * error).mean(), "squares": 2 * (weight * error.square()).mean(), "edges": 0.5 * edges}
 
 
-def fit(work: Path, steps: int = 6000, batch: int = 16) -> AutoencoderKL:
-    """Train (or go on training) on frames: half broadcast, half picture styles. Sets `scaling_factor`."""
-    model = build().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    corpora = {domain: Corpus(work, "train", domain, COUNTS[domain]) for domain in DOMAINS}
+class Frames:
+    """Frames of all domains with their weights: half broadcast, half picture styles."""
 
-    points = {domain: world.stage(corpus.specs, 8) for domain, corpus in corpora.items()}
+    def __init__(self, work: Path) -> None:
+        self.corpora = {domain: Corpus(work, "train", domain, COUNTS[domain]) for domain in DOMAINS}
+        self.points = {domain: world.stage(corpus.specs, 8) for domain, corpus in self.corpora.items()}
 
-    def picked(rng: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, rng: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """`count` pictures (N, 3, H, W) and their `figure_weight` (N, 1, H, W)."""
         shares = {"broadcast": count // 2, "studio": count // 6, "toon": count // 6}
         shares["relief"] = count - sum(shares.values())
         pictures, places = [], []
         for domain, n in shares.items():
-            index, moments = draw(rng, n, len(corpora[domain])), draw(rng, n, 8)
-            pictures.append(corpora[domain].frames(index, moments))
-            places.append(points[domain][index, moments])
+            index, moments = draw(rng, n, len(self.corpora[domain])), draw(rng, n, 8)
+            pictures.append(self.corpora[domain].frames(index, moments))
+            places.append(self.points[domain][index, moments])
         return torch.cat(pictures), figure_weight(torch.cat(places))
+
+
+def fit(work: Path, steps: int = 6000, batch: int = 16) -> AutoencoderKL:
+    """Train (or go on training) on frames of all domains. Sets `scaling_factor`."""
+    model = build().to(memory_format=torch.channels_last)
+    picked = Frames(work)
 
     def losses(step: int, rng: torch.Generator) -> Losses:
         x, weight = picked(rng, batch)
@@ -81,3 +90,24 @@ def fit(work: Path, steps: int = 6000, batch: int = 16) -> AutoencoderKL:
         z = model.encode(picked(torch.Generator().manual_seed(1), 256)[0]).latent_dist.mean
     model.register_to_config(scaling_factor=float(1 / z.std()))
     return model
+
+
+def fit_decoder(work: Path, steps: int = 4000, batch: int = 16) -> AutoencoderKL:
+    """Go on with the decoder alone: latents stay what they are, so that teachers trained on them stay right."""
+    model: Any = AutoencoderKL.from_pretrained(work / "autoencoder", torch_dtype=torch.float32)
+    picked = Frames(work)
+
+    def losses(step: int, rng: torch.Generator) -> Losses:
+        x, weight = picked(rng, batch)
+        with torch.no_grad():
+            posterior = model.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=rng)
+        y = model.decode(posterior.mean + posterior.std * noise).sample
+        return reconstruction(x, y, weight)
+
+    decoder = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
+    weights = train(
+        "decoder", model, losses, steps=steps, learning_rate=1e-3, work=work, weight_decay=0.0, parameters=decoder
+    )
+    model.load_state_dict(weights)
+    return model.eval()

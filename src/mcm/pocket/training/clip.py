@@ -10,7 +10,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from mcm.pocket.training.corpus import Corpus, draw
 from mcm.pocket.training.loop import Losses, train
-from mcm.pocket.training.words import MAX_LENGTH, save_tokenizer
+from mcm.pocket.training.words import END, MAX_LENGTH, START, save_tokenizer
 from mcm.pocket.world import DOMAINS
 
 WIDTH = 96
@@ -34,7 +34,8 @@ def fit(work: Path, steps: int = 1500, batch: int = 96) -> CLIPModel:
     """Contrastive training; the picture is one frame, its caption the clip's. Saved with its tokenizer."""
     folder = work / "clip"
     tokenizer = save_tokenizer(folder)
-    model = build(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    numbers = tokenizer.get_vocab()
+    model = build(len(tokenizer), numbers[START], numbers[END])
     counts = {"broadcast": 3000, "studio": 1000, "toon": 1000, "relief": 1000}
     corpora = {domain: Corpus(work, "train", domain, counts[domain]) for domain in DOMAINS}
     tokens = {

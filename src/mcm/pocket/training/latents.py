@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -16,9 +16,12 @@ _CHUNK = 250
 
 
 class Latents:
-    """Scaled latents of a corpus: `clips(index)` -> (B, C, T, h, w); encoded chunk by chunk, resumable."""
+    """Scaled latents of a corpus: `clips(index)` -> (B, C, T, h, w); encoded chunk by chunk, resumable.
 
-    def __init__(self, work: Path, corpus: Corpus, vae: AutoencoderKL, tag: str) -> None:
+    vae: a diffusers AutoencoderKL.
+    """
+
+    def __init__(self, work: Path, corpus: Corpus, vae: Any, tag: str) -> None:
         folder = work / "latents" / tag
         folder.mkdir(parents=True, exist_ok=True)
         self.specs, chunks = corpus.specs, []

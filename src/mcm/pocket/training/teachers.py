@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcm.diffusion.paths import VariancePreserving
 from mcm.pocket.training.corpus import Corpus, draw
@@ -20,14 +21,18 @@ from mcm.pocket.training.loop import Losses, train
 
 CHANNELS, LATENT_CHANNELS, TEXT_WIDTH, HEADS = (48, 96), 8, 96, 4
 CLIPS = 3000
+# What the image UNet and the 3-D UNet have in common.
+SHARED: dict[str, Any] = {
+    "sample_size": 8, "in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS, "layers_per_block": 1,
+    "block_out_channels": CHANNELS, "cross_attention_dim": TEXT_WIDTH, "norm_num_groups": 16,
+}  # fmt: skip
 SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
 
 def build_image() -> UNet2DConditionModel:
     """The image UNet, untrained: latents of 8 x 8, two resolutions, cross attention at both."""
     return UNet2DConditionModel(
-        sample_size=8, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, layers_per_block=1,
-        block_out_channels=CHANNELS, cross_attention_dim=TEXT_WIDTH, attention_head_dim=HEADS, norm_num_groups=16,
+        **SHARED, attention_head_dim=HEADS,
         use_linear_projection=True,  # as the 3-D UNet has it, which starts from these weights
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
     )  # fmt: skip
@@ -43,11 +48,10 @@ def build_adapter() -> MotionAdapter:
 
 def build_video(image: UNet2DConditionModel) -> UNet3DConditionModel:
     """The 3-D UNet with the image UNet's spatial weights; its temporal layers begin as the identity."""
-    unet = UNet3DConditionModel(
-        sample_size=8, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, layers_per_block=1,
-        block_out_channels=CHANNELS, cross_attention_dim=TEXT_WIDTH, attention_head_dim=CHANNELS[0] // HEADS,
-        norm_num_groups=16, down_block_types=("CrossAttnDownBlock3D",) * 2, up_block_types=("CrossAttnUpBlock3D",) * 2,
-    )  # fmt: skip
+    blocks: dict[str, Any] = {
+        "down_block_types": ("CrossAttnDownBlock3D",) * 2, "up_block_types": ("CrossAttnUpBlock3D",) * 2,
+    }  # fmt: skip
+    unet = UNet3DConditionModel(**SHARED, **blocks, attention_head_dim=CHANNELS[0] // HEADS)
     mine = unet.state_dict()
     shared = {k: v for k, v in image.state_dict().items() if k in mine and mine[k].shape == v.shape}
     unet.load_state_dict(mine | shared)
@@ -101,7 +105,7 @@ def _clip_losses(latents: Latents, captions: Captions, network: Callable[..., Te
 def fit_motion(work: Path, steps: int, batch: int = 16) -> UNetMotionModel:
     """Stage two of pocket-animatediff: the motion adapter alone, on broadcast clips."""
     latents, captions = _material(work, CLIPS)
-    unet = UNetMotionModel.from_unet2d(UNet2DConditionModel.from_pretrained(work / "image"), build_adapter())
+    unet: Any = UNetMotionModel.from_unet2d(UNet2DConditionModel.from_pretrained(work / "image"), build_adapter())
     motion = [p for name, p in unet.named_parameters() if "motion_modules" in name]
 
     def network(x: Tensor, t: Tensor, text: Tensor) -> Tensor:
@@ -124,7 +128,3 @@ def fit_video(work: Path, steps: int, batch: int = 16) -> UNet3DConditionModel:
     unet.save_pretrained(work / "video")
     return unet
 
-
-def trainable(network: nn.Module) -> int:
-    """Number of weights that training changes."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)

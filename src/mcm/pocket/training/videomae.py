@@ -8,6 +8,7 @@ and scenes within 400 steps and still guessed at actions after 700: the joints a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +25,12 @@ SIZES = {**QUESTIONS, "domain": len(DOMAINS), "flow of time": 3}
 
 def build() -> VideoMAEForVideoClassification:
     """The network, untrained: 8 frames of 64 x 64, tubelets of 2 x 8 x 8, width 96, four layers."""
-    return VideoMAEForVideoClassification(
-        VideoMAEConfig(
-            image_size=64, patch_size=8, num_frames=8, tubelet_size=2, hidden_size=96, num_hidden_layers=4,
-            num_attention_heads=4, intermediate_size=384, num_labels=sum(SIZES.values()), use_mean_pooling=True,
-        )
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "image_size": 64, "patch_size": 8, "num_frames": 8, "tubelet_size": 2, "hidden_size": 96,
+        "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 384,
+        "num_labels": sum(SIZES.values()), "use_mean_pooling": True,
+    }  # fmt: skip
+    return VideoMAEForVideoClassification(VideoMAEConfig(**settings))
 
 
 def _disturbed(video: Tensor, joints: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,85 @@
+"""Writes the README's figures from the JSON files in this folder.
+
+    python benchmarks/tables.py            write them
+    python benchmarks/tables.py --check    exit 1 where the README says something else
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+COLUMNS = {
+    "method": "method", "sampler": "sampler", "steps": "steps", "guidance": "guidance", "n": "clips",
+    "fvd": "FVD (95 %)", "clipsim": "CLIPSIM", "motion_ratio": "motion ratio", "fid": "FID",
+}  # fmt: skip
+
+
+def cell(row: dict, name: str) -> str:
+    value = row.get(name)
+    if value is None:
+        return "-"
+    if name not in ("fvd", "clipsim", "motion_ratio", "fid"):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    shown = f"{value:.2f}"
+    interval = row.get("intervals", {}).get(name)
+    return f"{shown} ({interval[0]:.2f}-{interval[1]:.2f})" if name == "fvd" and interval else shown
+
+
+def table(report: dict) -> str:
+    """A report's rows as Markdown; columns that no row has are left out."""
+    names = [n for n in COLUMNS if any(row.get(n) is not None for row in report["rows"])]
+    lines = ["| " + " | ".join(COLUMNS[n] for n in names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(cell(row, n) for n in names) + " |" for row in report["rows"]]
+    return "\n".join(lines)
+
+
+def quickstart() -> str:
+    """What `make quickstart` made and measured."""
+    report = json.loads((HERE / "quickstart.json").read_text())
+    ddim, student = (next(r for r in report["rows"] if r["method"] == m and r["steps"] == 4) for m in ("ddim", "mcm"))
+    ratio = student["fvd"] / ddim["fvd"]
+    return "\n".join(
+        [
+            "![rows: prompts; columns: teacher in 25 steps, teacher in 4, student in 4](docs/images/compare.gif)",
+            "",
+            f"Measured (`benchmarks/quickstart.json`): at 4 steps the student's FVD is {ratio:.2f} of the teacher's.",
+            "",
+            table(report),
+        ]
+    )
+
+
+BLOCKS = {"quickstart": quickstart}
+
+
+def written(text: str) -> str:
+    """The README with every block between its marks made anew."""
+    for name, make in BLOCKS.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        head, _, rest = text.partition(begin)
+        _, _, tail = rest.partition(end)
+        text = f"{head}{begin}\n{make()}\n{end}{tail}"
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    old = README.read_text()
+    new = written(old)
+    if check:
+        if new != old:
+            print("README.md and benchmarks/ differ: run python benchmarks/tables.py", file=sys.stderr)
+        return int(new != old)
+    README.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
