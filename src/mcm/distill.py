@@ -211,13 +211,15 @@ def material(
         "teacher": recipe.teacher, "codec": fingerprint(model.codec.vae.config), "videos": data.videos,
         "prompts": None if data.videos else data.prompts, "frames": frames, "size": list(size),
         "stride": data.stride, "fps": data.fps, "kept frames": keep,
+        "laboratory clips": data.laboratory_clips,
         "seed": None if data.videos else recipe.training.seed,
     }  # fmt: skip
     if data.cache and (cache / "index.json").exists():
         clips = LatentSet.load(cache, made_with)
         return clips, pictures, reports
     if data.videos is not None:
-        source = open_videos(data.videos, frames, size, data.stride, data.fps, progress)
+        count = data.laboratory_clips
+        source = open_videos(data.videos, frames, size, data.stride, data.fps, progress, count)
         clips = LatentSet.build(
             source, model.codec, made_with, keep_frames=keep, device=next(model.codec.parameters()).device,
             progress=lambda done: progress("encoding the clips", done, len(source)),

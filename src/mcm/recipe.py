@@ -131,6 +131,9 @@ class DataConfig(Group):
     )
     frames: int | None = Field(default=None, ge=1, description="frames of a clip; none: as the teacher")
     size: Size | None = Field(default=None, description="height and width in pixels; none: as the teacher")
+    laboratory_clips: int = Field(
+        default=512, ge=1, description="how many of the laboratory's endless films a run takes"
+    )
     cache: bool = Field(default=True, description="keep the encoded clips, so that each is encoded once")
 
     @model_validator(mode="after")

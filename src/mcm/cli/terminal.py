@@ -23,6 +23,7 @@ _EVERY = 15.0  # seconds between the lines of a log file
 @contextmanager
 def progress() -> Iterator[Progress]:
     """A bar with the time left for each phase on a terminal; elsewhere a line now and then."""
+    _quiet()
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(console)
@@ -38,6 +39,16 @@ def progress() -> Iterator[Progress]:
     )
     with bars.Progress(*columns, console=console) as drawn:
         yield _Bars(drawn)
+
+
+def _quiet() -> None:
+    """One progress display: the libraries' own bars and notices stay away."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
 
 
 class _Bars:

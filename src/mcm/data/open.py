@@ -9,7 +9,7 @@ from mcm.data.report import SourceReport
 from mcm.data.sources import Clip, Picture, PictureFolder, VideoFolder
 from mcm.output import silent
 
-LABORATORY_CLIPS, LABORATORY_PICTURES = 512, 1024  # how many of its endless films a run takes
+LABORATORY_CLIPS, LABORATORY_PICTURES = 512, 1024  # of its endless films and pictures
 
 Progress = Callable[[str, int, int], None]
 
