@@ -536,6 +536,6 @@ def test_safetensors_says_full_in_its_own_words(
         write(tensors, path, *args, **how)
 
     monkeypatch.setattr(safetensors.torch, "save_file", save_file)
-    with pytest.raises(UserError, match="motion.*No space left"):
+    with pytest.raises(UserError, match=r"motion.*No space left"):
         distill(recipe(place, method={"name": "mcm", "adversary": "none"}, training__updates=1), out)
     assert "card.json" not in inside(out / "student")

@@ -32,7 +32,7 @@ class LCM(Method):
             )
 
     def sampler(self) -> Sampler:
-        return Consistency(original_steps=self.solver_steps, timestep_scaling=self.timestep_scaling)
+        return Consistency(self.timestep_scaling, self.solver_steps, self.sigma_data)
 
     def turns(self, players: Players, batch: Batch, rng: torch.Generator) -> Iterator[Turn]:
         """The student's turn, then, with an adversary, the discriminator's."""
