@@ -79,7 +79,8 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
     recipe.claim(out)  # from here on the folder is this run's
     if recipe.data.cache and not (out / "cache" / "index.json").exists():
         clips.save(out / "cache")
-    write_json(out / "sources.json", [report.as_dict() for report in reports])
+    if not (out / "sources.json").exists():  # a run that goes on from its cache has not looked at the films again
+        write_json(out / "sources.json", [report.as_dict() for report in reports])
 
     players = _players(recipe, model, method)
     real = method.frames_picked if method.adversary != "none" else 0
@@ -156,12 +157,17 @@ def _finish(
     folder: Path,
 ) -> StudentCard:  # fmt: skip
     """Save the student's weights, the motion head and, last, the card."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     players.student.save(folder)
     if any(True for _ in players.motion.parameters()):
-        with whole(folder / "motion.safetensors") as partial:
-            save_file(players.averaged_motion.state_dict(), partial)
+        path = folder / "motion.safetensors"
+        with whole(path) as partial:
+            try:
+                save_file(players.averaged_motion.state_dict(), partial)
+            except SafetensorError as error:  # how its writer says that the disk is full
+                raise UserError(f"cannot write {path}: {error}; free some space and run the command again") from error
     lora = recipe.student.kind == "lora"
     sampler = method.sampler()
     settings = {f.name: getattr(sampler, f.name) for f in fields(sampler) if f.name != "timestep_scaling"}

@@ -122,7 +122,9 @@ class LatentSet:
         if not latents:
             raise UserError("there are no clips to encode: the source gave none that could be read")
         kept = torch.stack(frames).contiguous() if keep_frames else None
-        return cls(torch.cat(latents), captions, names, kept, dict(made_with))
+        # Contiguous, as `load` gives them: other strides mean other convolution kernels and other last bits, and
+        # a run that goes on from the cache would not end as one that was never stopped.
+        return cls(torch.cat(latents).contiguous(), captions, names, kept, dict(made_with))
 
     def save(self, folder: str | Path) -> None:
         """Write latents.safetensors and index.json. The index comes last: without it the folder counts as
