@@ -77,10 +77,10 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
         )
 
     recipe.claim(out)  # from here on the folder is this run's
-    if recipe.data.cache and not (out / "cache" / "index.json").exists():
-        clips.save(out / "cache")
     if not (out / "sources.json").exists():  # a run that goes on from its cache has not looked at the films again
         write_json(out / "sources.json", [report.as_dict() for report in reports])
+    if recipe.data.cache and not (out / "cache" / "index.json").exists():
+        clips.save(out / "cache")  # after the report, so that no kill can leave a cache without one
 
     players = _players(recipe, model, method)
     real = method.frames_picked if method.adversary != "none" else 0

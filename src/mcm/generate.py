@@ -91,6 +91,10 @@ class Maker:
             return scale
         return self.model.guidance_scale if self.card is None else self.card.guidance_scale
 
+    def geometry(self, frames: int | None, size: tuple[int, int] | None) -> tuple[int, tuple[int, int]]:
+        """Frames and size (H, W) asked for, or the model's own."""
+        return self.frames if frames is None else frames, self.size if size is None else size
+
     @torch.no_grad()
     def latents(
         self,
@@ -104,7 +108,7 @@ class Maker:
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """One batch of clean latents (B, C, T, h, w), a seed for each prompt."""
-        shape = self.model.latent_shape(frames or self.frames, size or self.size)
+        shape = self.model.latent_shape(*self.geometry(frames, size))
         rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
         device = next(self.model.denoiser.parameters()).device
         noise = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(device)
@@ -176,14 +180,15 @@ def pair_seeds(prompts: Sequence[str], seeds: Sequence[int]) -> list[int]:
         seeds = [seeds[0] + i for i in range(len(prompts))]
     if len(seeds) != len(prompts):
         raise UserError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one seed, or one for each prompt")
-    if any(not 0 <= s < 2**63 for s in seeds):
-        raise UserError(f"seed {min(seeds)}: expected whole numbers from 0 to 2^63 - 1")
+    for seed in seeds:
+        if not 0 <= seed < 2**63:
+            raise UserError(f"seed {seed}: expected whole numbers from 0 to 2^63 - 1")
     return list(seeds)
 
 
 def generate(
     model: str | Path | Maker,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     *,
     seeds: Sequence[int] = (0,),
     steps: int | None = None,
@@ -198,6 +203,7 @@ def generate(
 
     Args:
         model: what `load_maker` takes, or a loaded `Maker`.
+        prompts: one, or a list.
         seeds: one for each prompt, or one to count on from.
         steps: default 4 for a student, 25 for a teacher.
         sampler: a teacher's sampler ("dpm++", "ddim", ...); a student has its own.
@@ -209,13 +215,14 @@ def generate(
         UserError: for settings that the model cannot take, before anything is made.
     """
     maker = model if isinstance(model, Maker) else load_maker(model, device)
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     steps = maker.default_steps if steps is None else steps
     seeds = pair_seeds(prompts, seeds)
     maker.sampler(sampler).times(maker.model.path, steps)  # refuses wrong settings early
-    maker.model.latent_shape(frames or maker.frames, size or maker.size)
+    maker.model.latent_shape(*maker.geometry(frames, size))
     if batch < 1:
         raise UserError(f"batch {batch}: expected at least 1")
-    return _videos(maker, list(prompts), seeds, steps, sampler, guidance_scale, frames, size, batch)
+    return _videos(maker, prompts, seeds, steps, sampler, guidance_scale, frames, size, batch)
 
 
 def _videos(
@@ -244,4 +251,3 @@ def save_video(video: Video, folder: str | Path, format: str = "mp4") -> Path:  
     write_video(path, video.frames, video.fps)
     write_json(path.with_suffix(".json"), json.loads(json.dumps(video.settings)))
     return path
-

@@ -23,6 +23,16 @@ from mcm.evaluation.report import Row
 METRICS = ("fvd", "clipsim", "fid", "motion")
 
 
+def checked_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Each once, in order. UserError for an unknown metric (the nearest is named), or none at all."""
+    for metric in metrics:
+        if metric not in METRICS:
+            raise one_of("metric", metric, METRICS)
+    if not metrics:
+        raise UserError(f"no metric to measure: expected at least one of {', '.join(METRICS)}")
+    return tuple(dict.fromkeys(metrics))
+
+
 class Evaluator:
     """Measures generated clips as they come; holds their features and per-clip numbers, never the clips.
 
@@ -53,12 +63,7 @@ class Evaluator:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ):
-        for metric in metrics:
-            if metric not in METRICS:
-                raise one_of("metric", metric, METRICS)
-        if not metrics:
-            raise UserError(f"no metric to measure: expected at least one of {', '.join(METRICS)}")
-        self.metrics = tuple(dict.fromkeys(metrics))
+        self.metrics = checked_metrics(metrics)
         self.frames_per_clip, self.seed = frames_per_clip, seed
         self.samples, self.frechet_samples = samples, frechet_samples
         judged_frames(1, frames_per_clip)  # refuses a bad number before the networks are loaded

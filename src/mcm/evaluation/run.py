@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mcm.data.open import open_pictures, open_videos
 from mcm.data.sources import Clip, Prompts
-from mcm.evaluation.evaluator import Evaluator
+from mcm.errors import UserError
+from mcm.evaluation.evaluator import Evaluator, checked_metrics
 from mcm.evaluation.report import Report, Row, provenance
 from mcm.generate import TEACHER_STEPS, Maker, load_maker
 from mcm.models.video import load_video_model
@@ -53,6 +54,9 @@ def evaluate(
     Raises:
         UserError: for anything that is missing or does not fit.
     """
+    metrics = checked_metrics(metrics)  # what can be known to be wrong is said before anything is loaded
+    if "fid" in metrics and images is None:
+        raise UserError("metric 'fid' needs pictures to compare the frames with: give images or leave the metric out")
     maker = model if isinstance(model, Maker) else load_maker(model)
     pocket = str(maker.card.teacher.name if maker.card else maker.name).startswith("pocket-")
     fvd_model = fvd_model or ("pocket-videomae" if pocket else REAL_JUDGES[0])
@@ -76,7 +80,10 @@ def evaluate(
     if "motion" in metrics:
         teacher = maker if maker.card is None else Maker(load_video_model(teacher_name), teacher_name)
         alone = Evaluator(("motion",), seed=seed)
-        for videos, texts in made(teacher, said, seed, TEACHER_STEPS, "dpm++", None, batch, progress, "teacher"):
+        shape = (maker.frames, maker.size)  # a pair is of the same noise, so the teacher takes the student's shape
+        for videos, texts in made(
+            teacher, said, seed, TEACHER_STEPS, "dpm++", None, batch, progress, "teacher", *shape
+        ):
             alone.add(videos, texts)
         teacher_motion = np.asarray(alone.values("motion"))
     rows: list[Row] = []
@@ -90,7 +97,7 @@ def evaluate(
             evaluator.row(
                 teacher=teacher_name, method=maker.card.method if maker.card else maker.sampler(sampler).name,
                 sampler=maker.sampler(sampler).name, steps=number, guidance=maker.guidance(guidance_scale),
-                teacher_motion=teacher_motion, seconds=time.monotonic() - begun,
+                teacher_motion=teacher_motion, seconds=(time.monotonic() - begun) / count,
             )
         )  # fmt: skip
     return Report(rows, provenance(evaluator.protocol()))
@@ -98,17 +105,20 @@ def evaluate(
 
 def made(
     maker: Maker, prompts: Sequence[str], seed: int, steps: int, sampler: str | None, guidance: float | None,
-    batch: int, progress: Progress = silent, what: str = "videos",
+    batch: int, progress: Progress = silent, what: str = "videos", frames: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[tuple[Tensor, list[str]]]:  # fmt: skip
-    """Batches of videos (B, 3, T, H, W) with their prompts; video i has the seed `seed + i`."""
+    """Batches of videos (B, 3, T, H, W) with their prompts; video i has the seed `seed + i`.
+
+    frames, size: of the videos; default the model's own.
+    """
     for start in range(0, len(prompts), batch):
         texts = list(prompts[start : start + batch])
         seeds = [seed + start + i for i in range(len(texts))]
-        yield maker.decode(maker.latents(texts, seeds, steps, sampler, guidance)).cpu(), texts
+        yield maker.decode(maker.latents(texts, seeds, steps, sampler, guidance, frames, size)).cpu(), texts
         progress(what, start + len(texts), len(prompts))
 
 
 def _reference(place: str, maker: Maker, count: int, progress: Progress) -> list[Clip]:
     """Real clips to compare with, at the model's own frames and size: all of a folder, `count` of the laboratory's."""
     return list(open_videos(place, maker.frames, maker.size, progress=progress, count=count, split="reference"))
-
