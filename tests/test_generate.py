@@ -18,6 +18,7 @@ from mcm.data.video import probe, read_clip
 from mcm.distill import distill
 from mcm.errors import UserError
 from mcm.generate import Maker, Video, generate, load_maker, pair_seeds, save_video
+from mcm.models.guidance import guided
 
 PROMPTS = ["a red puppet walks", "a blue puppet jumps", "a puppet at night"]
 
@@ -149,7 +150,7 @@ def test_guidance_is_both_halves_in_one_pass(teacher: Maker) -> None:
     z = torch.randn(2, *teacher.model.latent_shape(4), generator=torch.Generator().manual_seed(0))
     t, text = torch.tensor([500, 500]), teacher.model.text(PROMPTS[:2])
     with torch.no_grad():
-        found = teacher._guided(text, 3.0)(z, t)
+        found = guided(teacher.model.denoiser, z, t, text, teacher.model.text([""]), 3.0)
         cond, uncond = teacher.model.denoiser(z, t, text), teacher.model.denoiser(z, t, teacher.model.text([""]))
     torch.testing.assert_close(found.eps, uncond.eps + 3 * (cond.eps - uncond.eps), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.x0, uncond.x0 + 3 * (cond.x0 - uncond.x0), atol=1e-3, rtol=1e-3)

@@ -35,7 +35,7 @@ from mcm.training.device import autocast, chosen_device
 from mcm.training.log import RunLog
 from mcm.training.material import Material
 from mcm.training.preview import Previews
-from mcm.training.trainer import Plan, Schedule, Trainer
+from mcm.training.trainer import Plan, Schedule, Trainer, saved_updates
 
 TEACHER_CLIPS = 256  # what the teacher makes itself where there are prompts alone
 
@@ -79,7 +79,7 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
     recipe.claim(out)  # from here on the folder is this run's
     if not (out / "sources.json").exists():  # a run that goes on from its cache has not looked at the films again
         write_json(out / "sources.json", [report.as_dict() for report in reports])
-    if recipe.data.cache and not (out / "cache" / "index.json").exists():
+    if recipe.data.cache and not LatentSet.exists(out / "cache"):
         clips.save(out / "cache")  # after the report, so that no kill can leave a cache without one
 
     players = _players(recipe, model, method)
@@ -89,14 +89,13 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
     if recipe.training.preview_every:
         prompts = list(recipe.training.preview_prompts or dict.fromkeys(clips.captions))[:4]
         previews = Previews(method, players, prompts, out / "previews", shape)
+    log = RunLog(out, saved_updates(out / "checkpoints"))
     trainer = Trainer(
         method, players, Material(clips, model.text, pictures, real, device),
         Stream(len(clips), recipe.training.batch, recipe.training.seed),
-        *_optimizers(recipe, method, players), _plan(recipe, device), out / "checkpoints", lambda u, n: log(u, n),
+        *_optimizers(recipe, method, players), _plan(recipe, device), out / "checkpoints", log,
         lambda update: _after(update, recipe, previews, log), progress,
     )  # fmt: skip
-    newest = trainer.newest()
-    log = RunLog(out, int(newest.stem.removeprefix("update-")) if newest is not None else 0)
     trainer.run()
     log.close()
     return _finish(recipe, model, method, players, frames, size, student_folder)
@@ -220,12 +219,11 @@ def material(
         "laboratory clips": data.laboratory_clips,
         "seed": None if data.videos else recipe.training.seed,
     }  # fmt: skip
-    if data.cache and (cache / "index.json").exists():
+    if data.cache and LatentSet.exists(cache):
         clips = LatentSet.load(cache, made_with)
         return clips, pictures, reports
     if data.videos is not None:
-        count = data.laboratory_clips
-        source = open_videos(data.videos, frames, size, data.stride, data.fps, progress, count)
+        source = open_videos(data.videos, frames, size, data.laboratory_clips, data.stride, data.fps, progress)
         clips = LatentSet.build(
             source, model.codec, made_with, keep_frames=keep, device=next(model.codec.parameters()).device,
             progress=lambda done: progress("encoding the clips", done, len(source)),

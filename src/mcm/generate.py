@@ -19,8 +19,8 @@ from torch import Tensor
 from mcm.card import CARD, StudentCard, card_path, fingerprint
 from mcm.data.video import write_video
 from mcm.diffusion.paths import Denoised, path_from_config
-from mcm.diffusion.solvers import guide
 from mcm.errors import UserError
+from mcm.models.guidance import guided
 from mcm.models.student import Student
 from mcm.models.video import TextEmbedding, VideoModel, load_video_model
 from mcm.output import write_json
@@ -113,31 +113,16 @@ class Maker:
         device = next(self.model.denoiser.parameters()).device
         noise = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(device)
         text = self.model.text(list(prompts))
-        scale = self.guidance(guidance_scale)
-        denoise = self._guided(text, scale) if scale != 1.0 else self._plain(text)
+        denoise = self._denoise(text, self.guidance(guidance_scale))
         return sample(denoise, self.model.path, self.sampler(sampler), noise, steps, rngs, progress)
 
-    def _call(self, z: Tensor, t: Tensor, text: TextEmbedding) -> Denoised:
-        return self.model.denoiser(z, t, text) if self.student is None else self.student(z, t, text)
-
-    def _plain(self, text: TextEmbedding) -> Callable[[Tensor, Tensor], Denoised]:
-        return lambda z, t: self._call(z, t, text)
-
-    def _guided(self, text: TextEmbedding, scale: float) -> Callable[[Tensor, Tensor], Denoised]:
-        """Both halves of the guidance in one pass."""
+    def _denoise(self, text: TextEmbedding, scale: float) -> Callable[[Tensor, Tensor], Denoised]:
+        """What the sampler asks: the student where there is one, guided where the scale is not 1 (no guidance)."""
+        network = self.model.denoiser if self.student is None else self.student
+        if scale == 1.0:
+            return lambda z, t: network(z, t, text)
         empty = self.model.text([""])
-        count = len(text.hidden)
-        both = TextEmbedding(
-            torch.cat([text.hidden, empty.hidden.expand(count, -1, -1)]),
-            torch.cat([text.pooled, empty.pooled.expand(count, -1)]),
-        )
-
-        def denoise(z: Tensor, t: Tensor) -> Denoised:
-            said = self._call(torch.cat([z, z]), torch.cat([t, t]), both)
-            halves = [Denoised(said.x0[part], said.eps[part]) for part in (slice(count), slice(count, None))]
-            return guide(halves[0], halves[1], scale)
-
-        return denoise
+        return lambda z, t: guided(network, z, t, text, empty, scale)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:

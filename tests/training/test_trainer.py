@@ -15,7 +15,7 @@ from mcm.data.stream import Stream
 from mcm.errors import UserError
 from mcm.methods import method
 from mcm.training.checkpoint import load_state, save_state
-from mcm.training.trainer import Plan, Schedule, Trainer
+from mcm.training.trainer import Plan, Schedule, Trainer, checkpoints, saved_updates
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "losses.json"
 
@@ -143,7 +143,8 @@ def test_not_a_number_stops_before_it_reaches_the_weights(teachers, tmp_path):
     with pytest.raises(UserError, match=r"update 0.*nan"):
         trainer.run()
     assert all(torch.equal(before[k], v) for k, v in weights(trainer).items())
-    assert trainer.newest() is None
+    assert checkpoints(trainer.folder) == []
+    assert saved_updates(trainer.folder) == 0
 
 
 def test_only_the_newest_checkpoints_are_kept(teachers, tmp_path):

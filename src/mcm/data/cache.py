@@ -152,6 +152,11 @@ class LatentSet:
         write_bytes(folder / _LATENTS, save(tensors, {"fingerprint": mark}))
         write_bytes(folder / _INDEX, json.dumps(index, indent=1).encode())
 
+    @staticmethod
+    def exists(folder: str | Path) -> bool:
+        """Whether `save` finished here."""
+        return (Path(folder) / _INDEX).exists()
+
     @classmethod
     def load(cls, folder: str | Path, made_with: Mapping[str, Any]) -> LatentSet:
         """Read what `save` wrote. Raises `UserError` unless it is whole and was made exactly with

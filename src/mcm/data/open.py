@@ -9,7 +9,7 @@ from mcm.data.report import SourceReport
 from mcm.data.sources import Clip, Picture, PictureFolder, VideoFolder
 from mcm.output import silent
 
-LABORATORY_CLIPS, LABORATORY_PICTURES = 512, 1024  # of its endless films and pictures
+LABORATORY_PICTURES = 1024  # of its endless pictures
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,15 +38,16 @@ def open_videos(
     place: str,
     frames: int,
     size: tuple[int, int],
+    count: int,
     stride: int | None = None,
     fps: float | None = None,
     progress: Progress = silent,
-    count: int = LABORATORY_CLIPS,
     split: str = "student",
 ) -> ClipSource:
     """The clips at `place`, each of `frames` frames of `size` (H, W).
 
-    stride or fps: how films are read, every frame by default. count, split: which of the laboratory's films.
+    count, split: which of the laboratory's endless films; a folder gives all that it has. stride or fps: how films
+    are read, every frame by default.
 
     Raises:
         UserError: where there is nothing usable, or the laboratory's source is unknown.

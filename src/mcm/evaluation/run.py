@@ -121,4 +121,4 @@ def made(
 
 def _reference(place: str, maker: Maker, count: int, progress: Progress) -> list[Clip]:
     """Real clips to compare with, at the model's own frames and size: all of a folder, `count` of the laboratory's."""
-    return list(open_videos(place, maker.frames, maker.size, progress=progress, count=count, split="reference"))
+    return list(open_videos(place, maker.frames, maker.size, count, progress=progress, split="reference"))

@@ -19,8 +19,9 @@ from mcm.adversarial import AdversarialLoss, gradient_penalty
 from mcm.diffusion.consistency import ConsistencyFunction
 from mcm.diffusion.grid import SolverGrid
 from mcm.diffusion.paths import Denoised
-from mcm.diffusion.solvers import ddim_step, guide
+from mcm.diffusion.solvers import ddim_step
 from mcm.models.discriminator import FrameDiscriminator
+from mcm.models.guidance import guided
 from mcm.models.student import Student
 from mcm.models.video import TextEmbedding, VideoModel
 from mcm.samplers.base import Sampler
@@ -144,9 +145,8 @@ class Method(ABC):
         w = self.guidance_min + (self.guidance_max - self.guidance_min) * uniform(len(z0), rng, z0.device)
         path = players.model.path
         z_t = path.diffuse(z0, normal(z0.shape, rng, z0), t)
-        cond, uncond = teacher_halves(players.student, z_t, t, batch)
-        z_s = ddim_step(path, guide(cond, uncond, w + 1), t, s)
-        return z_t, t, z_s, s
+        denoised = guided(players.student.teacher, z_t, t, batch.text, batch.empty, w + 1)
+        return z_t, t, ddim_step(path, denoised, t, s), s
 
     def online(self, players: Players, z: Tensor, t: Tensor, text: TextEmbedding) -> Tensor:
         """f_student(z, t), with gradients."""
@@ -227,17 +227,6 @@ def _discriminator(players: Players) -> FrameDiscriminator:
     if players.discriminator is None:
         raise ValueError("the method has an adversary but there is no discriminator")
     return players.discriminator
-
-
-def teacher_halves(student: Student, z: Tensor, t: Tensor, batch: Batch) -> tuple[Denoised, Denoised]:
-    """The teacher's conditional and unconditional word on z, from one pass of 2B clips."""
-    count = len(z)
-    both = TextEmbedding(
-        torch.cat([batch.text.hidden, batch.empty.hidden.expand(count, -1, -1)]),
-        torch.cat([batch.text.pooled, batch.empty.pooled.expand(count, -1)]),
-    )
-    said = student.teacher(torch.cat([z, z]), torch.cat([t, t]), both)
-    return Denoised(said.x0[:count], said.eps[:count]), Denoised(said.x0[count:], said.eps[count:])
 
 
 def rows(text: TextEmbedding, chosen: Tensor) -> TextEmbedding:

@@ -12,9 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mcm.pocket.world import Spec
-
-QUESTIONS = {"action": 6, "top": 6, "bottom": 6, "scene": 4, "camera": 3}
+from mcm.pocket.world import QUESTIONS, Spec
 
 
 def _spatial(inside: int, outside: int) -> nn.Sequential:
@@ -29,28 +27,41 @@ def _spatial(inside: int, outside: int) -> nn.Sequential:
 
 
 class Judge(nn.Module):
-    """Clips (B, 3, T, 64, 64) in [-1, 1] -> logits for every question."""
+    """Clips (B, 3, T, 64, 64) in [-1, 1] -> logits for every question.
+
+    Each frame is read with its places kept (an action is where the limbs are), then frames are read in order.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(_spatial(3, 24), _spatial(24, 48), _spatial(48, 96), _spatial(96, 128))
-        self.head = nn.Sequential(nn.Linear(3 * 128, 192), nn.ReLU(), nn.Linear(192, sum(QUESTIONS.values())))
+        self.look = nn.Sequential(nn.Linear(128 * 4 * 4, 128), nn.ReLU())
+        self.joints = nn.Linear(128, 36)
+        self.order = nn.Sequential(nn.Conv1d(128, 128, 3, padding=1), nn.ReLU())
+        self.head = nn.Sequential(nn.Linear(2 * 128, 192), nn.ReLU(), nn.Linear(192, sum(QUESTIONS.values())))
 
     def forward(self, video: Tensor) -> dict[str, Tensor]:
-        x = self.body(video)
-        still = x.amax(dim=(-2, -1))  # (B, C, T): the strongest answer anywhere in each frame
-        pooled = torch.cat([still.mean(-1), still.amax(-1), x.mean(dim=(-3, -2, -1))], dim=-1)
-        return dict(zip(QUESTIONS, self.head(pooled).split(list(QUESTIONS.values()), dim=-1), strict=True))
+        return self.answer(self.looks(video))
+
+    def looks(self, video: Tensor) -> Tensor:
+        """What is seen in every frame, (B, T, 128)."""
+        return self.look(self.body(video).transpose(1, 2).flatten(2))
+
+    def answer(self, looks: Tensor) -> dict[str, Tensor]:
+        """Logits for every question."""
+        x = self.order(looks.transpose(1, 2))
+        logits = self.head(torch.cat([x.mean(-1), x.amax(-1)], dim=-1))
+        return dict(zip(QUESTIONS, logits.split(list(QUESTIONS.values()), dim=-1), strict=True))
+
+    def follow(self, looks: Tensor) -> Tensor:
+        """Keypoints (B, T, 18, 2) as fractions of the frame's side; a further task of its training."""
+        return self.joints(looks).unflatten(-1, (18, 2)) + 0.5
 
     @classmethod
     def load(cls, file: Path) -> Judge:
         judge = cls()
         judge.load_state_dict({name: value.float() for name, value in load_file(file).items()})
         return judge.eval().requires_grad_(False)
-
-
-class Verdict(dict[str, float]):
-    """Fractions of clips right, by question, and `colours`: both clothing colours right."""
 
 
 def verdict(judge: Judge, videos: Tensor, specs: list[Spec], batch: int = 32) -> dict[str, Tensor]:

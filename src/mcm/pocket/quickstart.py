@@ -105,7 +105,7 @@ def _scored(films: list[list[Video]], student: Maker, out: Path) -> list[Row]:
     from mcm.pocket import zoo
 
     # Twice as many real clips as generated ones: the same prompts, then more of the held-out ones.
-    real = open_videos("pocket:broadcast", student.frames, student.size, count=2 * len(films[0]), split="reference")
+    real = open_videos("pocket:broadcast", student.frames, student.size, 2 * len(films[0]), split="reference")
     evaluator = Evaluator(
         ("fvd", "clipsim", "motion"), (clip.video for clip in real), zoo.VIDEO_FEATURES, zoo.CLIP
     )

@@ -25,6 +25,11 @@ CAMERAS = ("still", "left", "right")
 STYLES = ("studio", "toon", "relief")
 DOMAINS = ("broadcast", *STYLES)
 
+# What can be asked of a clip, and how many answers there are.
+QUESTIONS: dict[str, int] = {
+    "action": len(ACTIONS), "top": len(COLOURS), "bottom": len(COLOURS), "scene": len(SCENES), "camera": len(CAMERAS),
+}  # fmt: skip
+
 DOING = {
     "walk": "walking", "jump": "jumping", "wave": "waving", "squat": "squatting", "kick": "kicking", "bow": "bowing",
 }  # fmt: skip
@@ -57,7 +62,7 @@ class Spec:
 
     @property
     def labels(self) -> dict[str, int]:
-        """What a classifier can be asked, as class numbers."""
+        """The answers to `QUESTIONS`, as class numbers."""
         return {
             "action": list(ACTIONS).index(self.action), "top": COLOURS.index(self.top),
             "bottom": COLOURS.index(self.bottom), "scene": SCENES.index(self.scene),

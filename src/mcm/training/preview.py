@@ -10,11 +10,13 @@ from torch import Tensor
 
 from mcm.data.video import contact_sheet
 from mcm.diffusion.paths import Denoised
-from mcm.diffusion.solvers import guide
 from mcm.evaluation.motion import motion_magnitude
-from mcm.methods.base import Batch, Method, Players, teacher_halves
+from mcm.methods.base import Method, Players
+from mcm.models.guidance import guided
 from mcm.samplers.dpmpp import DPMpp
 from mcm.samplers.loop import sample
+
+TEACHER_STEPS = 25  # of DPM++
 
 
 class Previews:
@@ -35,13 +37,15 @@ class Previews:
 
     def __call__(self, update: int) -> float:
         """Write the sheet of this update; returns the motion ratio, student / teacher."""
+        model, player = self.players.model, self.players.student
+        text = model.text(self.prompts)
         if self._teacher is None:
-            self._teacher = self._made(self._guided(), DPMpp(), 25)
-        text = self.players.model.text(self.prompts)
-        student = self._made(
-            lambda z, t: self.players.student.student(z, t, text), self.method.sampler(), self.steps
-        )
-        names = [f"teacher, {25} steps", f"student, {self.steps} steps"]
+            empty, scale = model.text([""]), model.guidance_scale
+            self._teacher = self._made(
+                lambda z, t: guided(player.teacher, z, t, text, empty, scale), DPMpp(), TEACHER_STEPS
+            )
+        student = self._made(lambda z, t: player.student(z, t, text), self.method.sampler(), self.steps)
+        names = [f"teacher, {TEACHER_STEPS} steps", f"student, {self.steps} steps"]
         pairs = [list(pair) for pair in zip(_pixels(self._teacher), _pixels(student), strict=True)]
         contact_sheet(self.folder / f"update-{update:07d}.png", pairs, self.prompts, names)
         still = float(motion_magnitude(self._teacher).mean())
@@ -49,16 +53,6 @@ class Previews:
 
     def _rngs(self) -> list[torch.Generator]:
         return [torch.Generator().manual_seed(self.seed + i) for i in range(len(self.prompts))]
-
-    def _guided(self) -> Callable[[Tensor, Tensor], Denoised]:
-        model = self.players.model
-        batch = Batch(self.noise, model.text(self.prompts), model.text([""]))
-
-        def denoise(z: Tensor, t: Tensor) -> Denoised:
-            cond, uncond = teacher_halves(self.players.student, z, t, batch)
-            return guide(cond, uncond, model.guidance_scale)
-
-        return denoise
 
     @torch.no_grad()
     def _made(self, denoise: Callable[[Tensor, Tensor], Denoised], sampler, steps: int) -> Tensor:

@@ -142,9 +142,8 @@ class Trainer:
 
         A keyboard interrupt saves first, so that the same command goes on where it was.
         """
-        newest = self.newest()
-        if newest is not None:
-            self.load_state_dict(load_state(newest))
+        if saved := checkpoints(self.folder):
+            self.load_state_dict(load_state(saved[-1]))
         recent: dict[str, float] = {}
         since, counted = time.monotonic(), 0
         try:
@@ -199,17 +198,19 @@ class Trainer:
         """Write a checkpoint and remove the oldest beyond `keep`. A failed save stops the run with its error."""
         path = self.folder / f"update-{self.update:07d}.safetensors"
         save_state(path, self.state_dict())
-        for old in self._checkpoints()[: -self.plan.keep]:
+        for old in checkpoints(self.folder)[: -self.plan.keep]:
             old.unlink(missing_ok=True)
         return path
 
-    def newest(self) -> Path | None:
-        """The newest checkpoint of the run, or None."""
-        found = self._checkpoints()
-        return found[-1] if found else None
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob("update-*.safetensors"))
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(folder.glob("update-*.safetensors"))
+
+
+def saved_updates(folder: Path) -> int:
+    """The update of the newest checkpoint, 0 where there is none."""
+    return int(found[-1].stem.removeprefix("update-")) if (found := checkpoints(folder)) else 0
 
 
 def _seed(seed: int, update: int, micro: int) -> int:

@@ -9,13 +9,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from mcm.pocket import world
-from mcm.pocket.training.corpus import Corpus, draw
+from mcm.pocket.training.corpus import Domains
 from mcm.pocket.training.loop import Losses, train
-from mcm.pocket.world import DOMAINS
 
 KL_WEIGHT = 3e-4
-COUNTS = {"broadcast": 3000, "studio": 1000, "toon": 1000, "relief": 1000}
 
 
 def build(latent_channels: int = 8) -> Any:
@@ -50,44 +47,26 @@ def reconstruction(x: Tensor, y: Tensor, weight: Tensor) -> Losses:
     return {"pixels": (weight * error).mean(), "squares": 2 * (weight * error.square()).mean(), "edges": 0.5 * edges}
 
 
-class Frames:
-    """Frames of all domains with their weights: half broadcast, half picture styles."""
-
-    def __init__(self, work: Path) -> None:
-        self.corpora = {domain: Corpus(work, "train", domain, COUNTS[domain]) for domain in DOMAINS}
-        self.points = {domain: world.stage(corpus.specs, 8) for domain, corpus in self.corpora.items()}
-
-    def __call__(self, rng: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """`count` pictures (N, 3, H, W) and their `figure_weight` (N, 1, H, W)."""
-        shares = {"broadcast": count // 2, "studio": count // 6, "toon": count // 6}
-        shares["relief"] = count - sum(shares.values())
-        pictures, places = [], []
-        for domain, n in shares.items():
-            index, moments = draw(rng, n, len(self.corpora[domain])), draw(rng, n, 8)
-            pictures.append(self.corpora[domain].frames(index, moments))
-            places.append(self.points[domain][index, moments])
-        return torch.cat(pictures), figure_weight(torch.cat(places))
-
-
 def fit(work: Path, steps: int = 6000, batch: int = 16) -> AutoencoderKL:
     """Train (or go on training) on frames of all domains. Sets `scaling_factor`."""
     model = build().to(memory_format=torch.channels_last)
-    picked = Frames(work)
+    domains = Domains(work)
 
     def losses(step: int, rng: torch.Generator) -> Losses:
-        x, weight = picked(rng, batch)
+        x, joints = domains.draw(rng, batch).frames(rng)
         x = x.contiguous(memory_format=torch.channels_last)
         posterior = model.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=rng)
         y = model.decode(posterior.mean + posterior.std * noise).sample
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return {**reconstruction(x, y, weight), "kl": KL_WEIGHT * kl}
+        return {**reconstruction(x, y, figure_weight(joints)), "kl": KL_WEIGHT * kl}
 
     weights = train("autoencoder", model, losses, steps=steps, learning_rate=2e-3, work=work, weight_decay=0.0)
     model.load_state_dict(weights)
     model.eval().requires_grad_(False)
+    rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        z = model.encode(picked(torch.Generator().manual_seed(1), 256)[0]).latent_dist.mean
+        z = model.encode(domains.draw(rng, 256).frames(rng)[0]).latent_dist.mean
     model.register_to_config(scaling_factor=float(1 / z.std()))
     return model
 
@@ -95,15 +74,15 @@ def fit(work: Path, steps: int = 6000, batch: int = 16) -> AutoencoderKL:
 def fit_decoder(work: Path, steps: int = 4000, batch: int = 16) -> AutoencoderKL:
     """Go on with the decoder alone: latents stay what they are, so that teachers trained on them stay right."""
     model: Any = AutoencoderKL.from_pretrained(work / "autoencoder", torch_dtype=torch.float32)
-    picked = Frames(work)
+    domains = Domains(work)
 
     def losses(step: int, rng: torch.Generator) -> Losses:
-        x, weight = picked(rng, batch)
+        x, joints = domains.draw(rng, batch).frames(rng)
         with torch.no_grad():
             posterior = model.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=rng)
         y = model.decode(posterior.mean + posterior.std * noise).sample
-        return reconstruction(x, y, weight)
+        return reconstruction(x, y, figure_weight(joints))
 
     decoder = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
     weights = train(

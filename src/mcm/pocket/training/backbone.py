@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model
 
-from mcm.pocket import world
-from mcm.pocket.training.corpus import Corpus, draw
-from mcm.pocket.training.labels import QUESTIONS, answers, question_losses
+from mcm.pocket.training.corpus import Domains
+from mcm.pocket.training.labels import answers, question_losses
 from mcm.pocket.training.loop import Losses, train
+from mcm.pocket.world import QUESTIONS
 
 SIZES = {q: n for q, n in QUESTIONS.items() if q != "camera"}  # one frame shows no camera motion
 
@@ -45,23 +45,17 @@ def fit(work: Path, steps: int = 1500, batch: int = 48) -> Dinov2Model:
     body = build()
     joints, questions, quality = nn.Linear(96, 36), nn.Linear(96, sum(SIZES.values())), nn.Linear(96, 3)
     model = nn.ModuleDict({"body": body, "joints": joints, "questions": questions, "quality": quality})
-    counts = {"broadcast": 3000, "studio": 1000, "toon": 1000, "relief": 1000}
-    corpora = {domain: Corpus(work, "train", domain, counts[domain]) for domain in world.DOMAINS}
-    points = {domain: world.stage(corpus.specs, 8) for domain, corpus in corpora.items()}
+    domains = Domains(work)
 
     def losses(step: int, rng: torch.Generator) -> Losses:
-        frames, truths, places = [], [], []
-        for domain, corpus in corpora.items():
-            index, moments = draw(rng, batch // 4, len(corpus)), draw(rng, batch // 4, 8)
-            frames.append(corpus.frames(index, moments))
-            truths.append(answers([corpus.specs[i] for i in index]))
-            places.append(points[domain][index, moments])
-        x, amount = _worsened(torch.cat(frames), rng)
+        drawn = domains.draw(rng, batch, broadcast=0.25)
+        frames, places = drawn.frames(rng)
+        x, amount = _worsened(frames, rng)
         out = body(x)
         pooled = out.last_hidden_state[:, 1:].mean(1)
-        truth = {q: torch.cat([t[q] for t in truths]) for q in SIZES}
+        truth = {q: v for q, v in answers(drawn.specs).items() if q in SIZES}
         parts = {f"{q}": 0.25 * v for q, v in question_losses(questions(pooled), truth, SIZES).items()}
-        parts["joints"] = 10 * (joints(out.pooler_output).view(-1, 18, 2) + 0.5 - torch.cat(places)).abs().mean()
+        parts["joints"] = 10 * (joints(out.pooler_output).view(-1, 18, 2) + 0.5 - places).abs().mean()
         parts["quality"] = 2 * (quality(pooled) + 0.5 - amount).abs().mean()
         return parts
 

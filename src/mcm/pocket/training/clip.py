@@ -8,10 +8,9 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from mcm.pocket.training.corpus import Corpus, draw
+from mcm.pocket.training.corpus import Domains
 from mcm.pocket.training.loop import Losses, train
 from mcm.pocket.training.words import END, MAX_LENGTH, START, save_tokenizer
-from mcm.pocket.world import DOMAINS
 
 WIDTH = 96
 
@@ -36,23 +35,14 @@ def fit(work: Path, steps: int = 1500, batch: int = 96) -> CLIPModel:
     tokenizer = save_tokenizer(folder)
     numbers = tokenizer.get_vocab()
     model = build(len(tokenizer), numbers[START], numbers[END])
-    counts = {"broadcast": 3000, "studio": 1000, "toon": 1000, "relief": 1000}
-    corpora = {domain: Corpus(work, "train", domain, counts[domain]) for domain in DOMAINS}
-    tokens = {
-        d: tokenizer([s.caption for s in c.specs], padding="max_length", return_tensors="pt").input_ids
-        for d, c in corpora.items()
-    }
+    domains = Domains(work)
 
     def losses(step: int, rng: torch.Generator) -> Losses:
-        pictures, words = [], []
-        for domain, corpus in corpora.items():
-            count = batch // 2 if domain == "broadcast" else batch // 6
-            index = draw(rng, count, len(corpus))
-            pictures.append(corpus.frames(index, draw(rng, count, 8)))
-            words.append(tokens[domain][index])
+        drawn = domains.draw(rng, batch)
+        pictures, _ = drawn.frames(rng)
+        ids = tokenizer([s.caption for s in drawn.specs], padding="max_length", return_tensors="pt").input_ids
         # pixels are normalised with mean 0.5 and deviation 0.5, which is what [-1, 1] already is
-        ids = torch.cat(words)
-        image = F.normalize(model.visual_projection(model.vision_model(torch.cat(pictures)).pooler_output), dim=-1)
+        image = F.normalize(model.visual_projection(model.vision_model(pictures).pooler_output), dim=-1)
         text = F.normalize(model.text_projection(model.text_model(ids).pooler_output), dim=-1)
         logits = model.logit_scale.clamp(max=4.6).exp() * image @ text.T
         same = (ids[:, None] == ids[None]).all(-1).float()  # equal captions are equally right

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mcm.pocket import world
+from mcm.pocket.world import DOMAINS, Spec
 
 _CHUNK = 250
 
@@ -47,6 +49,51 @@ class Corpus:
         """One frame of each clip: (B, 3, H, W) in [-1, 1]."""
         rows = np.stack([self._chunks[i // _CHUNK][i % _CHUNK][t] for i, t in zip(index, moments, strict=True)])
         return torch.from_numpy(rows).float() / 127.5 - 1
+
+
+# Clips of each domain that the networks which see all of them are trained on.
+COUNTS = {"broadcast": 3000, "studio": 1000, "toon": 1000, "relief": 1000}
+
+
+class Drawn(NamedTuple):
+    """Clips drawn from several corpora: which, their specs, joints (N, T, 18, 2) and numbers of their domain (N,)."""
+
+    chosen: list[tuple[Corpus, list[int]]]
+    specs: list[Spec]
+    joints: Tensor
+    domain: Tensor
+
+    def clips(self) -> Tensor:
+        """(N, 3, T, H, W) in [-1, 1]."""
+        return torch.cat([corpus.clips(index) for corpus, index in self.chosen])
+
+    def frames(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One frame of each clip, (N, 3, H, W) in [-1, 1], and the joints in it, (N, 18, 2)."""
+        moments = draw(rng, len(self.specs), self.joints.shape[1])
+        left = iter(moments)
+        pictures = [corpus.frames(index, [next(left) for _ in index]) for corpus, index in self.chosen]
+        return torch.cat(pictures), self.joints[torch.arange(len(moments)), moments]
+
+
+class Domains:
+    """Clips of every domain of a split."""
+
+    def __init__(self, work: Path, split: str = "train", counts: dict[str, int] = COUNTS) -> None:
+        self._corpora = [Corpus(work, split, domain, counts[domain]) for domain in DOMAINS]
+        self._joints = [world.stage(corpus.specs, 8) for corpus in self._corpora]
+
+    def draw(self, rng: torch.Generator, count: int, broadcast: float = 0.5) -> Drawn:
+        """`count` clips: the share `broadcast` of that domain, the rest of the picture styles in equal parts."""
+        first = round(count * broadcast)
+        rest, over = divmod(count - first, len(DOMAINS) - 1)
+        shares = [first, *(rest + (i < over) for i in range(len(DOMAINS) - 1))]
+        index = [draw(rng, n, len(corpus)) for n, corpus in zip(shares, self._corpora, strict=True)]
+        return Drawn(
+            list(zip(self._corpora, index, strict=True)),
+            [corpus.specs[i] for corpus, chosen in zip(self._corpora, index, strict=True) for i in chosen],
+            torch.cat([joints[chosen] for joints, chosen in zip(self._joints, index, strict=True)]),
+            torch.arange(len(DOMAINS)).repeat_interleave(torch.tensor(shares)),
+        )
 
 
 def draw(rng: torch.Generator, count: int, below: int) -> list[int]:

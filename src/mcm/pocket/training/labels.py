@@ -1,4 +1,4 @@
-"""What the world lets a classifier be asked, and the losses of asking it."""
+"""The world's questions as targets of a classifier, and the losses of asking them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcm.pocket.puppet import ACTIONS
-from mcm.pocket.world import CAMERAS, COLOURS, SCENES, Spec
-
-QUESTIONS: dict[str, int] = {
-    "action": len(ACTIONS), "top": len(COLOURS), "bottom": len(COLOURS), "scene": len(SCENES), "camera": len(CAMERAS),
-}  # fmt: skip
+from mcm.pocket.world import QUESTIONS, Spec
 
 
 def answers(specs: list[Spec]) -> dict[str, Tensor]:

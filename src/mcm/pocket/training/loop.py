@@ -44,19 +44,19 @@ def train(
         p.requires_grad_(True)
     optimizer = torch.optim.AdamW(chosen, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     averaged = [p.detach().clone() for p in chosen]
+    names = {id(p): key for key, p in model.named_parameters()}
     path, start = work / f"{name}.safetensors", 0
     if path.exists():
         state = load_state(path)
-        model.load_state_dict(state["model"])
+        model.load_state_dict(state["model"], strict=False)  # what is not trained is as the caller built it
         optimizer.load_state_dict(state["optimizer"])
         averaged, start = state["averaged"], state["step"]
         print(f"{name}: resumed at step {start} of {steps}", flush=True)
 
     def save(step: int) -> None:
-        save_state(
-            path,
-            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged, "step": step},
-        )
+        trained = {names[id(p)]: p.detach() for p in chosen}
+        state = {"model": trained, "optimizer": optimizer.state_dict(), "averaged": averaged, "step": step}
+        save_state(path, state)
 
     saved = begun = time.monotonic()
     log: dict[str, float] = {}
@@ -86,7 +86,6 @@ def train(
             save(step + 1)
             saved = time.monotonic()
     save(steps)
-    names = {id(p): key for key, p in model.named_parameters()}
     weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
     for p, value in zip(chosen, averaged, strict=True):
         weights[names[id(p)]] = value

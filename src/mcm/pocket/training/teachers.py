@@ -127,4 +127,3 @@ def fit_video(work: Path, steps: int, batch: int = 16) -> UNet3DConditionModel:
     unet.load_state_dict(train("video", unet, losses, steps=steps, learning_rate=1e-3, work=work, average=0.998))
     unet.save_pretrained(work / "video")
     return unet
-

@@ -2,7 +2,8 @@
 
 It answers the world's questions, names the domain, tells natural motion from frozen and shuffled frames, and follows
 the joints, so that its features see content, frame quality and motion. (Asked for class names alone, it read colours
-and scenes within 400 steps and still guessed at actions after 700: the joints are what teaches it to look at limbs.)
+and scenes within 400 steps and still guessed at actions after 700: the joints, asked of every patch and of every
+moment, are what teaches it to look at limbs.)
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
-from mcm.pocket import world
-from mcm.pocket.training.corpus import Corpus, draw
-from mcm.pocket.training.labels import QUESTIONS, answers, question_losses
+from mcm.pocket.training.corpus import Domains
+from mcm.pocket.training.labels import answers, question_losses
 from mcm.pocket.training.loop import Losses, train
-from mcm.pocket.world import DOMAINS
+from mcm.pocket.world import DOMAINS, QUESTIONS
 
 SIZES = {**QUESTIONS, "domain": len(DOMAINS), "flow of time": 3}
 
@@ -48,28 +49,29 @@ def _disturbed(video: Tensor, joints: Tensor, rng: torch.Generator) -> tuple[Ten
     return video, joints, kind
 
 
-def fit(work: Path, steps: int = 1800, batch: int = 24) -> VideoMAEForVideoClassification:
-    """Train on clips of all domains, half of them broadcast."""
-    body, joints = build(), nn.Linear(96, 2 * 36)
-    model = nn.ModuleDict({"body": body, "joints": joints})
-    counts = {"broadcast": 3000, "studio": 1000, "toon": 1000, "relief": 1000}
-    corpora = {domain: Corpus(work, "train", domain, counts[domain]) for domain in DOMAINS}
+def joints_in_patches(joints: Tensor, patches: int = 8, tubelet: int = 2) -> Tensor:
+    """Which joints (B, T, 18, 2) each token holds, (B, T/2 * 8 * 8, 18) of 0 and 1: a token is 2 frames of a patch."""
+    cell = (joints * patches).long().clamp(0, patches - 1)
+    number = cell[..., 1] * patches + cell[..., 0]
+    held = F.one_hot(number, patches**2).unflatten(1, (-1, tubelet)).amax(2)  # (B, T/2, 18, patches^2)
+    return held.transpose(-1, -2).flatten(1, 2).float()
 
-    points = {domain: world.stage(corpus.specs, 8) for domain, corpus in corpora.items()}
+
+def fit(work: Path, steps: int = 2600, batch: int = 24) -> VideoMAEForVideoClassification:
+    """Train on clips of all domains, half of them broadcast."""
+    body, joints, held = build(), nn.Linear(96, 2 * 36), nn.Linear(96, 18)
+    model = nn.ModuleDict({"body": body, "joints": joints, "held": held})
+    domains = Domains(work)
 
     def losses(step: int, rng: torch.Generator) -> Losses:
-        videos, truths, places = [], [], []
-        for number, (domain, corpus) in enumerate(corpora.items()):
-            count = batch // 2 if domain == "broadcast" else batch // 6
-            index = draw(rng, count, len(corpus))
-            videos.append(corpus.clips(index))
-            places.append(points[domain][index])
-            truths.append(answers([corpus.specs[i] for i in index]) | {"domain": torch.full((count,), number)})
-        video, place, flow = _disturbed(torch.cat(videos), torch.cat(places), rng)
-        truth = {q: torch.cat([t[q] for t in truths]) for q in truths[0]} | {"flow of time": flow}
+        drawn = domains.draw(rng, batch)
+        video, place, flow = _disturbed(drawn.clips(), drawn.joints, rng)
+        truth = answers(drawn.specs) | {"domain": drawn.domain, "flow of time": flow}
         out = body(video.transpose(1, 2), output_hidden_states=True)
         parts = question_losses(out.logits, truth, SIZES)
-        moments = out.hidden_states[-1].unflatten(1, (4, -1)).mean(2)  # a token a tubelet of two frames
+        tokens = out.hidden_states[-1]
+        parts["held"] = 10 * F.binary_cross_entropy_with_logits(held(tokens), joints_in_patches(place))
+        moments = tokens.unflatten(1, (4, -1)).mean(2)  # of two frames each
         followed = joints(moments).view(-1, 4, 2, 18, 2).flatten(1, 2) + 0.5
         return parts | {"joints": 20 * (followed - place).abs().mean()}
 
