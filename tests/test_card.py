@@ -11,16 +11,14 @@ import pytest
 from pydantic import ValidationError
 
 from mcm import output
-from mcm.card import VERSION, StudentCard, fingerprint
+from mcm.card import VERSION, StudentCard
 from mcm.errors import UserError
-
-CONFIG = {"_class_name": "UNetMotionModel", "_diffusers_version": "0.42", "block_out_channels": [32, 64]}
 
 
 def made(**changes: Any) -> dict[str, Any]:
     return {
         "name": "s",
-        "teacher": {"name": "t", "fingerprint": fingerprint(CONFIG)},
+        "teacher": {"name": "t", "fingerprint": "0123456789abcdef" * 4},
         "family": "animatediff",
         "method": "mcm",
         "scheduler": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"},
@@ -115,12 +113,6 @@ def test_it_cannot_be_changed() -> None:
     card = StudentCard.model_validate(made())
     with pytest.raises(ValidationError):
         card.frames = 9
-
-
-def test_the_fingerprint_knows_the_network_and_nothing_else() -> None:
-    same = {"block_out_channels": (32, 64), "_diffusers_version": "1.0", "_name_or_path": "elsewhere"}
-    assert fingerprint(CONFIG) == fingerprint(same)
-    assert fingerprint(CONFIG) != fingerprint({"block_out_channels": [32, 65]})
 
 
 def test_a_full_disk_leaves_the_old_card_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

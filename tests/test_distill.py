@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from tiny_run import ADAPTER, CAPTIONS, Told, inside, make_material, recipe
 
 import mcm.distill
-from mcm.card import StudentCard, fingerprint
+from mcm.card import StudentCard
 from mcm.data.cache import LatentSet
 from mcm.distill import distill
 from mcm.errors import UserError
+from mcm.models.fingerprint import fingerprint
 from mcm.models.student import Student
 from mcm.models.video import load_video_model
 from mcm.recipe import Recipe, read_recipe
@@ -82,7 +83,7 @@ def test_the_card_states_what_the_student_was_made_with(finished: tuple[Recipe, 
     assert card.family == "animatediff"
     assert card.method == "mcm"
     assert card.teacher.name == chosen.teacher
-    assert card.teacher.fingerprint == fingerprint(teacher.denoiser.network.config)  # pyright: ignore[reportArgumentType]
+    assert card.teacher.fingerprint == fingerprint(teacher.denoiser.network)
     assert card.scheduler == teacher.scheduler_config  # the betas have one home
     assert card.sampler == {"name": "consistency", "original_steps": 50, "sigma_data": 0.5}
     assert card.timestep_scaling == 4.0

@@ -6,9 +6,7 @@ sampled on another; here there is only one place to look.)
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +25,7 @@ class Teacher(Group):
 
     name: str = Field(min_length=1, description="a zoo name, a folder or a hub id")
     fingerprint: str = Field(
-        pattern="^[0-9a-f]{64}$", description="`fingerprint` of the denoising network's configuration"
+        pattern="^[0-9a-f]{64}$", description="`mcm.models.fingerprint` of its denoising network"
     )
 
 
@@ -157,12 +155,6 @@ def card_path(place: str | Path) -> Path:
     if not place.exists():
         raise UserError(f"there is no student at {place}: no such folder; expected one that holds a {CARD}")
     raise UserError(f"the folder {place} holds no student: expected a {CARD}, which `mcm distill` writes")
-
-
-def fingerprint(config: Mapping[str, Any]) -> str:
-    """SHA-256, in hex, of a network's configuration without its keys of origin (those with an underscore)."""
-    kept = {key: value for key, value in config.items() if not key.startswith("_")}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _fault(model: type[BaseModel], error: ValidationError) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mcm.card import Provenance, StudentCard, Teacher, Weights, fingerprint
+from mcm.card import Provenance, StudentCard, Teacher, Weights
 from mcm.data.cache import LatentSet
 from mcm.data.open import PictureSource, open_pictures, open_videos
 from mcm.data.report import SourceReport
@@ -26,6 +26,7 @@ from mcm.evaluation.report import provenance
 from mcm.methods.base import Method, Players
 from mcm.models.discriminator import FrameDiscriminator
 from mcm.models.features import FrozenFeatures
+from mcm.models.fingerprint import fingerprint
 from mcm.models.student import Student
 from mcm.models.video import VideoModel, load_video_model
 from mcm.motion import motion_representation
@@ -66,6 +67,7 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
     device = chosen_device()
     autocast(device, recipe.training.precision)  # refuses a precision that the device cannot take
     model = load_video_model(recipe.teacher, device)
+    teacher_mark = fingerprint(model.denoiser.network)
     method = recipe.method.build()
     frames, size = recipe.data.frames or model.frames, recipe.data.size or model.size
     model.check_geometry(frames, size)
@@ -98,7 +100,7 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
     )  # fmt: skip
     trainer.run()
     log.close()
-    return _finish(recipe, model, method, players, frames, size, student_folder)
+    return _finish(recipe, teacher_mark, model, method, players, frames, size, student_folder)
 
 
 def _players(recipe: Recipe, model: VideoModel, method: Method) -> Players:
@@ -152,8 +154,8 @@ def _after(update: int, recipe: Recipe, previews: Previews | None, log: RunLog) 
 
 
 def _finish(
-    recipe: Recipe, model: VideoModel, method: Method, players: Players, frames: int, size: tuple[int, int],
-    folder: Path,
+    recipe: Recipe, teacher_mark: str, model: VideoModel, method: Method, players: Players, frames: int,
+    size: tuple[int, int], folder: Path,
 ) -> StudentCard:  # fmt: skip
     """Save the student's weights, the motion head and, last, the card."""
     from safetensors import SafetensorError
@@ -174,7 +176,7 @@ def _finish(
     versions = {key: made[key] for key in ("mcm", "commit", "python", "torch", "diffusers", "transformers")}
     card = StudentCard(
         name=recipe.name,
-        teacher=Teacher(name=recipe.teacher, fingerprint=fingerprint(players.model.denoiser.network.config)),  # pyright: ignore[reportArgumentType]
+        teacher=Teacher(name=recipe.teacher, fingerprint=teacher_mark),
         family=model.family,
         method=method.name,
         scheduler=model.scheduler_config,
@@ -213,7 +215,7 @@ def material(
         reports.append(pictures.report)
     keep = min(frames, 4) if recipe.method.adversary == "video" else 0
     made_with = {
-        "teacher": recipe.teacher, "codec": fingerprint(model.codec.vae.config), "videos": data.videos,
+        "teacher": recipe.teacher, "codec": fingerprint(model.codec.vae), "videos": data.videos,
         "prompts": None if data.videos else data.prompts, "frames": frames, "size": list(size),
         "stride": data.stride, "fps": data.fps, "kept frames": keep,
         "laboratory clips": data.laboratory_clips,

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcm.card import CARD, StudentCard, card_path, fingerprint
+from mcm.card import CARD, StudentCard, card_path
 from mcm.data.video import write_video
 from mcm.diffusion.paths import Denoised, path_from_config
 from mcm.errors import UserError
+from mcm.models.fingerprint import fingerprint
 from mcm.models.guidance import guided
 from mcm.models.student import Student
 from mcm.models.video import TextEmbedding, VideoModel, load_video_model
@@ -145,11 +146,10 @@ def load_maker(model: str | Path, device: torch.device | str = "cpu") -> Maker:
     path = card_path(place)
     card = StudentCard.load(path)
     teacher = load_video_model(card.teacher.name, device)
-    found = fingerprint(teacher.denoiser.network.config)  # pyright: ignore[reportArgumentType]
-    if found != card.teacher.fingerprint:
+    if fingerprint(teacher.denoiser.network) != card.teacher.fingerprint:
         raise UserError(
-            f"the student {path.parent} was made from another {card.teacher.name} than the one here (its network's "
-            "configuration differs): put the right teacher's folder there, or distil again"
+            f"the student {path.parent} was made from another {card.teacher.name} than the one here (its network "
+            "differs): put the right teacher's folder there, or distil again"
         )
     student = Student.load(teacher.denoiser, path.parent)
     return Maker(teacher, str(model), student, card)

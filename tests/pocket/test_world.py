@@ -44,7 +44,7 @@ def test_a_number_means_the_same_clip_on_every_machine() -> None:
     s = world.spec("train", 0)
     assert (*combination(s), s.camera, s.facing, s.seed) == ("bow", "red", "yellow", "beach", "left", -1, 35492827)
     assert (s.phase, s.cycles, s.x, s.height) == pytest.approx(
-        (1.6951199159934145, 0.9163894095744579, 0.043857833488038137, 0.8130204461822177), rel=1e-12
+        (-0.18417062898890377, 0.9561460285904292, 0.043857833488038137, 0.8130204461822177), rel=1e-12
     )
     s = world.spec("student", 7)
     assert (*combination(s), s.camera, s.facing, s.seed) == ("kick", "purple", "red", "beach", "left", 1, 737611015)

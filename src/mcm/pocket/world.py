@@ -104,8 +104,8 @@ def spec(split: str, index: int) -> Spec:
     action, top, bottom, scene = combination
     return Spec(
         action, top, bottom, scene, camera,
-        phase=float(rng.uniform(0, 2 * np.pi)),
-        cycles=float(rng.uniform(0.9, 1.3)),
+        phase=float(rng.uniform(-0.4, 0.4)),  # a clip begins about where its action does, and shows all of it once
+        cycles=float(rng.uniform(0.95, 1.1)),
         facing=int(rng.choice([-1, 1])),
         x=float(rng.uniform(-0.07, 0.07)),
         height=float(rng.uniform(0.74, 0.82)),
