@@ -69,6 +69,7 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
     model = load_video_model(recipe.teacher, device)
     teacher_mark = fingerprint(model.denoiser.network)
     method = recipe.method.build()
+    method.check(model)
     frames, size = recipe.data.frames or model.frames, recipe.data.size or model.size
     model.check_geometry(frames, size)
     clips, pictures, reports = material(recipe, model, frames, size, out / "cache", progress)
@@ -128,15 +129,15 @@ def _players(recipe: Recipe, model: VideoModel, method: Method) -> Players:
 def _optimizers(
     recipe: Recipe, method: Method, players: Players
 ) -> tuple[dict[str, torch.optim.Optimizer], dict[str, Schedule]]:
-    optim, rates = recipe.optim, {"student": recipe.optim.lr, "discriminator": recipe.optim.discriminator_lr}
+    optim, updates = recipe.optim, recipe.training.updates
     optimizers: dict[str, torch.optim.Optimizer] = {}
     schedules: dict[str, Schedule] = {}
     for player in method.order:
         weights = list(players.parameters(player).values())
-        optimizers[player] = torch.optim.AdamW(
-            weights, lr=rates[player], betas=optim.betas, weight_decay=optim.weight_decay
-        )
-        schedules[player] = Schedule(rates[player], optim.warmup, recipe.training.updates, optim.schedule)
+        rate = optim.discriminator_lr if player == "discriminator" else optim.lr
+        optimizers[player] = torch.optim.AdamW(weights, lr=rate, betas=optim.betas, weight_decay=optim.weight_decay)
+        begin, end = (round(share * updates) for share in method.span(player))
+        schedules[player] = Schedule(rate, optim.warmup, end - begin, optim.schedule, begin)
     return optimizers, schedules
 
 

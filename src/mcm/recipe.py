@@ -86,6 +86,10 @@ class MethodConfig(Group):
     )
     head_decay: float = Field(default=0.95, ge=0, lt=1, description="of the averaged learnable motion head")
 
+    picture_share: float = Field(
+        default=0.5, ge=0, lt=1, description="of the updates, spent on pictures first (animatelcm)"
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,7 +22,7 @@ from mcm.diffusion.grid import SolverGrid
 from mcm.diffusion.paths import Denoised
 from mcm.diffusion.solvers import ddim_step
 from mcm.models.discriminator import FrameDiscriminator
-from mcm.models.guidance import guided
+from mcm.models.guidance import Denoise, guided
 from mcm.models.student import Student
 from mcm.models.video import TextEmbedding, VideoModel
 from mcm.samplers.base import Sampler
@@ -33,7 +34,8 @@ class Batch(NamedTuple):
 
     z0: latents of B clips, (B, C, T, h, w); text: their captions; empty: the empty prompt, one row (the
     unconditional half of guidance). real_frames: (N, 3, H, W) in [-1, 1], what the discriminator takes for real, and
-    real_text: pooled embeddings of their captions (N, E); both None where the method has no adversary.
+    real_text: pooled embeddings of their captions (N, E); both None where the method has no adversary. progress: the
+    share of the run that is behind, in [0, 1), for methods of several stages.
     """
 
     z0: Tensor
@@ -41,6 +43,7 @@ class Batch(NamedTuple):
     empty: TextEmbedding
     real_frames: Tensor | None = None
     real_text: Tensor | None = None
+    progress: float = 0.0
 
 
 class Turn(NamedTuple):
@@ -67,12 +70,29 @@ class Players:
 
     def parameters(self, player: str) -> dict[str, nn.Parameter]:
         """What a player trains, by name."""
+        if player in ("spatial", "temporal"):  # the student in two parts, of methods that train them apart
+            temporal = self.student.denoisers()[0].is_temporal
+            weights = self.student.trainable().items()
+            return {f"student.{name}": p for name, p in weights if temporal(name) == (player == "temporal")}
         if player == "student":
             head = {f"motion.{name}": p for name, p in self.motion.named_parameters()}
             return {**{f"student.{name}": p for name, p in self.student.trainable().items()}, **head}
         if player == "discriminator" and self.discriminator is not None:
             return self.discriminator.trainable()
         raise ValueError(f"no player {player!r} here")
+
+    @contextmanager
+    def only(self, player: str) -> Iterator[None]:
+        """Inside, no other part of the student takes gradients."""
+        own = {id(p) for p in self.parameters(player).values()}
+        others = [p for p in self.student.trainable().values() if id(p) not in own]
+        for p in others:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in others:
+                p.requires_grad_(True)
 
     @torch.no_grad()
     def average(self, target_decay: float | None, head_decay: float) -> None:
@@ -90,7 +110,8 @@ class Method(ABC):
     solver_steps N; guidance w ~ U[guidance_min, guidance_max] (diffusers' guidance_scale is w + 1); sigma_data d and
     timestep_scaling k of the consistency function; huber_c c; motion: name of phi; adversary: "none", "video" or
     "pictures", where the discriminator's real frames come from; frames_picked K; generated_probability lambda;
-    target_decay: of the averaged target, None for the student itself; head_decay: of the averaged motion head.
+    target_decay: of the averaged target, None for the student itself; head_decay: of the averaged motion head;
+    picture_share: share of the updates that go to pictures first, of methods in stages.
     """
 
     name: ClassVar[str]
@@ -114,6 +135,7 @@ class Method(ABC):
     trajectory_steps: int = 4
     target_decay: float | None = None
     head_decay: float = 0.95
+    picture_share: float = 0.5
 
     @abstractmethod
     def turns(self, players: Players, batch: Batch, rng: torch.Generator) -> Iterator[Turn]:
@@ -123,10 +145,22 @@ class Method(ABC):
     def sampler(self) -> Sampler:
         """The sampler that its students are made for."""
 
+    def check(self, model: VideoModel) -> None:
+        """UserError where the method cannot take this teacher."""
+        return
+
     @property
     def order(self) -> tuple[str, ...]:
         """Whose turns `turns` yields."""
         return ("student",) if self.adversary == "none" else ("student", "discriminator")
+
+    def span(self, player: str) -> tuple[float, float]:
+        """From where to where, in shares of the run, a player trains."""
+        return 0.0, 1.0
+
+    def decay(self, progress: float) -> float | None:
+        """Of the averaged target after an update at this share of the run; None where it stays as it is."""
+        return self.target_decay
 
     @property
     def consistency(self) -> ConsistencyFunction:
@@ -152,13 +186,17 @@ class Method(ABC):
         """f_student(z, t), with gradients."""
         return self.consistency(z, t, players.student.student(z, t, text).x0)
 
-    @torch.no_grad()
     def target(self, players: Players, z: Tensor, s: Tensor, text: TextEmbedding) -> Tensor:
-        """f_target(z, s), without gradients. Where s is the clean end c_out is 0 and no network is asked."""
+        """f_target(z, s), without gradients."""
+        return self.settled(players.student.target, z, s, text)
+
+    @torch.no_grad()
+    def settled(self, denoise: Denoise, z: Tensor, s: Tensor, text: TextEmbedding) -> Tensor:
+        """f(z, s) of a network, without gradients. Where s is the clean end c_out is 0 and no network is asked."""
         out = z.clone()
         noisy = s > 0
         if noisy.any():
-            x0 = players.student.target(z[noisy], s[noisy], rows(text, noisy)).x0
+            x0 = denoise(z[noisy], s[noisy], rows(text, noisy)).x0
             out[noisy] = self.consistency(z[noisy], s[noisy], x0)
         return out
 

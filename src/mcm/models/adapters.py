@@ -114,6 +114,9 @@ class LoraStudent(Student):
         with self._using("target" if self.averaged else "student"), torch.no_grad():
             return self.denoiser(z, t, text, control)
 
+    def denoisers(self) -> list[VideoDenoiser]:
+        return [self.denoiser]
+
     def trainable(self) -> dict[str, nn.Parameter]:
         return dict(self._student)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +23,20 @@ class MotionDenoiser(VideoDenoiser):
         text = hidden.repeat_interleave(z.shape[2], dim=0)
         extra = control.residuals() if control is not None else {}
         return self.network(z, t, encoder_hidden_states=text, **extra).sample
+
+    def is_temporal(self, weight: str) -> bool:
+        return "motion_modules" in weight
+
+    @contextmanager
+    def pictures(self) -> Iterator[None]:
+        """Motion modules hand on what they are given: what remains is the Stable Diffusion UNet."""
+        modules = [m for m in self.network.modules() if type(m).__name__ == "AnimateDiffTransformer3D"]
+        hooks = [m.register_forward_hook(lambda module, given, out: given[0]) for m in modules]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 class AnimateDiff(Family):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -127,6 +128,18 @@ class Student(ABC):
         half: stored in float16. Every file appears whole or not at all. UserError where it cannot be written.
         """
 
+    @abstractmethod
+    def denoisers(self) -> list[VideoDenoiser]:
+        """Every denoiser that the three are made of, the one that names the weights first."""
+
+    @contextmanager
+    def pictures(self) -> Iterator[None]:
+        """Inside, all three are the picture models that they were built on; see `VideoDenoiser.pictures`."""
+        with ExitStack() as stack:
+            for denoiser in self.denoisers():
+                stack.enter_context(denoiser.pictures())
+            yield
+
     @torch.no_grad()
     def average(self, decay: float) -> None:
         """target = decay * target + (1 - decay) * student. ValueError where nothing is averaged."""
@@ -191,6 +204,9 @@ class FullStudent(Student):
     def target(self, z: Tensor, t: Tensor, text: TextEmbedding, control: Control | None = None) -> Denoised:
         with torch.no_grad():
             return (self.trailing or self.copy)(z, t, text, control)
+
+    def denoisers(self) -> list[VideoDenoiser]:
+        return [d for d in (self.copy, self.denoiser, self.trailing) if d is not None]
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return dict(self.copy.network.named_parameters())

@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -89,6 +90,23 @@ class VideoDenoiser(nn.Module):
     def predict(self, z: Tensor, t: Tensor, hidden: Tensor, control: Control | None) -> Tensor:
         """The network's raw output (B, C, T, h, w); hidden (B, L, D) is the text. One method a family."""
         raise NotImplementedError
+
+    def is_temporal(self, weight: str) -> bool:
+        """Whether the weight of the network so called belongs to its layers over time. UserError as `pictures`."""
+        raise self._no_picture_model()
+
+    def pictures(self) -> AbstractContextManager[None]:
+        """Inside, clips of one frame go through the picture model that the network was built on.
+
+        UserError for a family without one.
+        """
+        raise self._no_picture_model()
+
+    def _no_picture_model(self) -> UserError:
+        return UserError(
+            f"a {type(self.network).__name__} has no picture model of its own inside, which this method needs: "
+            "expected a teacher of the family animatediff"
+        )
 
     def train(self, mode: bool = True) -> Self:
         """As nn.Module's, but the network stays in eval mode (see the class)."""

@@ -29,14 +29,19 @@ Material = Callable[[list[int], torch.Generator], Batch]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate of an update: linear warm-up, then constant or half a cosine down to a hundredth."""
+    """Learning rate of an update: linear warm-up, then constant or half a cosine down to a hundredth.
+
+    begin: the first update of the player that it is for; updates: how many are its own.
+    """
 
     rate: float
     warmup: int
     updates: int
     shape: str = "cosine"
+    begin: int = 0
 
     def __call__(self, update: int) -> float:
+        update = max(0, update - self.begin)
         warm = min(1.0, (update + 1) / (self.warmup + 1))
         if self.shape == "constant":
             return self.rate * warm
@@ -97,9 +102,10 @@ class Trainer:
         numbers: dict[str, float] = {}
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
+        progress = self.update / self.plan.updates
         for micro in range(self.plan.accumulation):
             rng = torch.Generator().manual_seed(_seed(self.plan.seed, self.update, micro))
-            batch = self.material(self.stream.next_batch(), rng)
+            batch = self.material(self.stream.next_batch(), rng)._replace(progress=progress)
             turns = self.method.turns(self.players, batch, rng)
             while (turn := self._next(turns)) is not None:
                 total = torch.stack([loss.float() for loss in turn.losses.values()]).sum()
@@ -118,7 +124,7 @@ class Trainer:
         self._check_finite(numbers)
         for optimizer in self.optimizers.values():
             optimizer.step()
-        self.players.average(self.method.target_decay, self.method.head_decay)
+        self.players.average(self.method.decay(progress), self.method.head_decay)
         self.update += 1
         return numbers
 
