@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mcm.errors import UserError, one_of
 from mcm.output import claim, holds, to_yaml, write_text
-from mcm.settings import Group, checked, from_text, settings, unknown
+from mcm.settings import Group, checked, from_text, height_width, settings, unknown
 
 if TYPE_CHECKING:
     from mcm.methods.base import Method
@@ -38,15 +38,7 @@ def _own_defaults(method: str) -> dict[str, Any]:
     return known[method].own_defaults
 
 
-def _height_width(value: Any) -> Any:
-    """256 and "256" mean a square, "256x384" is height x width; anything else is pydantic's to judge."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.lower().replace("x", ",").split(",")]
-        value = value * 2 if len(value) == 1 else value
-    return (value, value) if isinstance(value, int) else value
-
-
-Size = Annotated[tuple[int, int], BeforeValidator(_height_width)]
+Size = Annotated[tuple[int, int], BeforeValidator(height_width)]
 
 
 class MethodConfig(Group):

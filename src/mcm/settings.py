@@ -23,6 +23,14 @@ class Group(BaseModel):
 Settings = TypeVar("Settings", bound=Group)
 
 
+def height_width(value: Any) -> Any:
+    """256 and "256" mean a square, "256x384" is height x width; anything else is pydantic's to judge."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.lower().replace("x", ",").split(",")]
+        value = value * 2 if len(value) == 1 else value
+    return (value, value) if isinstance(value, int) else value
+
+
 def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every single setting by its dotted name ("optim.lr"), with its description, default and range."""
     for name, field in model.model_fields.items():

@@ -249,6 +249,9 @@ def leave(*tokens: str) -> int:
         ("generate x", "--prompt"),
         ("generate x --prompt a --steps 0", ">= 1"),
         ("generate x --prompt a --format mov", '"mp4", "gif", "webp"'),
+        ("generate x --prompt a --size 64x", '--size: expected HEIGHTxWIDTH, such as 64x96, or one number, got "64x"'),
+        ("generate x --prompt a --size 64x64x64", "--size: expected HEIGHTxWIDTH"),
+        ("generate x --prompt a --frames 0", ">= 1"),
         ("evaluate x", "--reference"),
         ("evaluate x --reference y --metrics fvx", 'Did you mean "fvd"?'),
         ("evaluate x --reference y --metrics fid", "give --images"),
@@ -295,9 +298,16 @@ def test_generate_writes_videos_and_says_which(
         "prompts.txt",
         "--count",
         "2",
+        "--frames",
+        "12",
+        "--size",
+        "32x48",
     ]
     assert leave(*command, "--seed", "5", "--format", "gif", "--sheet", "--json") == 0
-    settings = {"seeds": [5, 6, 7, 8, 9, 10], "steps": None, "sampler": None, "guidance_scale": None}
+    settings = {
+        "seeds": [5, 6, 7, 8, 9, 10], "steps": None, "sampler": None, "guidance_scale": None, "frames": 12,
+        "size": (32, 48),
+    }  # fmt: skip
     assert asked == [("some/student", ["a", "a", "b", "b", "c", "c"], settings)]
     told = json.loads(capsys.readouterr().out)
     files = [inside / video["file"] for video in told["videos"]]

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter, validators
 from mcm.cli.terminal import progress, say, tell
 from mcm.cli.usage import UsageError, usage
 from mcm.output import claim, holds
+from mcm.settings import height_width
 
 FILE = "generate.json"
 _SHEET_ROWS = 64
@@ -47,6 +48,12 @@ def generate(
     guidance_scale: Annotated[
         float | None, Parameter(help="for teachers; 1 is none", validator=validators.Number(gte=0))
     ] = None,
+    frames: Annotated[
+        int | None, Parameter(help="of a video [default: the model's own]", validator=validators.Number(gte=1))
+    ] = None,
+    size: Annotated[
+        str | None, Parameter(help="HEIGHTxWIDTH in pixels, or one number [default: the model's own]")
+    ] = None,
     format: Annotated[Literal["mp4", "gif", "webp"], Parameter(help="kind of file")] = "mp4",  # noqa: A002
     sheet: Annotated[
         bool, Parameter(negative="", show_default=False, help="also a contact sheet, sheet.png")
@@ -63,8 +70,12 @@ def generate(
     if len(words) < len(prompt):
         raise UsageError("--prompt is empty: expected what the video shall show")
     # Only what would make files of the same name differ; prompts and seeds may come in any number of calls.
-    shared = {"model": model, "steps": steps, "sampler": sampler, "guidance_scale": guidance_scale}
-    folder = out or Path("runs/videos") / _label(model, steps, sampler, guidance_scale)
+    shape = _pixels(size)
+    shared = {
+        "model": model, "steps": steps, "sampler": sampler, "guidance_scale": guidance_scale, "frames": frames,
+        "size": shape and list(shape),
+    }  # fmt: skip
+    folder = out or Path("runs/videos") / _label(model, steps, sampler, guidance_scale, frames, shape)
     holds(folder, shared, FILE)
     if prompts is not None:
         from mcm.data.sources import Prompts
@@ -86,6 +97,8 @@ def generate(
         steps=steps,
         sampler=sampler,
         guidance_scale=guidance_scale,
+        frames=frames,
+        size=shape,
     )
     made = []
     shown = []
@@ -110,7 +123,21 @@ def generate(
             say(f"{video['file']}: {video['prompt']} (seed {video['seed']})")
 
 
-def _label(model: str, steps: int | None, sampler: str | None, guidance_scale: float | None) -> str:
+def _pixels(size: str | None) -> tuple[int, int] | None:
+    """Height and width as numbers; a UsageError for anything else."""
+    if size is None:
+        return None
+    try:
+        height, width = (int(side) for side in height_width(size))
+    except ValueError:
+        raise UsageError(f'--size: expected HEIGHTxWIDTH, such as 64x96, or one number, got "{size}"') from None
+    return height, width
+
+
+def _label(
+    model: str, steps: int | None, sampler: str | None, guidance_scale: float | None, frames: int | None,
+    size: tuple[int, int] | None,
+) -> str:  # fmt: skip
     """A folder's name that tells runs apart for which files of one name would differ."""
     place = Path(model)
     name = place.parent.name if place.name == "student" and place.parent.name else place.name
@@ -119,4 +146,8 @@ def _label(model: str, steps: int | None, sampler: str | None, guidance_scale: f
         parts.append(f"{steps}-steps")
     if guidance_scale is not None:
         parts.append(f"guidance-{guidance_scale:g}")
+    if frames is not None:
+        parts.append(f"{frames}-frames")
+    if size is not None:
+        parts.append(f"{size[0]}x{size[1]}")
     return "-".join(part for part in parts if part)
