@@ -10,10 +10,12 @@ from tiny import tiny_animatediff, tiny_dinov2, tiny_modelscope
 
 from mcm.methods.base import Batch, Method, Players
 from mcm.models.discriminator import FrameDiscriminator
+from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.features import FrozenFeatures
 from mcm.models.student import Student
 from mcm.models.video import load_video_model
 from mcm.motion import motion_representation
+from mcm.training.trainer import Plan, Schedule, Trainer
 
 CAPTIONS = ["a red puppet walks", "a blue puppet jumps", "a puppet at night", "a red puppet in the park"]
 FRAMES = 4
@@ -27,6 +29,9 @@ def make_players(folder: Path, method: Method, family: str = "animatediff", kind
         make(teacher)
     model = load_video_model(teacher)
     rng = torch.Generator().manual_seed(3)
+    discriminator: FrameDiscriminator | EncoderDiscriminator | None = None
+    if method.judge == "encoder":
+        discriminator = EncoderDiscriminator.of(model.denoiser, torch.Generator().manual_seed(5))
     averaged = method.target_decay is not None
     if kind == "lora":
         student: Student = Student.lora(model.denoiser, rank=4, alpha=4, averaged=averaged, rng=rng)
@@ -35,7 +40,6 @@ def make_players(folder: Path, method: Method, family: str = "animatediff", kind
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         motion = motion_representation(method.motion, model.codec.channels)
-    discriminator = None
     if method.adversary != "none":
         backbone = folder / "dinov2"
         if not backbone.exists():
@@ -59,3 +63,32 @@ def make_batch(players: Players, index: list[int] | None = None, real: bool = Tr
     )
     captions = [CAPTIONS[(i + 1) % 4] for i in index for _ in "ab"]
     return Batch(z0, text, empty, frames, players.model.text(captions).pooled)
+
+
+class Order:
+    """A stream of the same two clips."""
+
+    def next_batch(self) -> list[int]:
+        return [0, 1]
+
+    def state_dict(self) -> dict[str, int]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None: ...
+
+
+def staged_trainer(players: Players, chosen: Method, folder: Path, updates: int) -> Trainer:
+    """A trainer of a method in stages, each player in its span, at a constant high rate; nothing is saved."""
+    optimizers, schedules = {}, {}
+    for player in chosen.order:
+        begin, end = (round(share * updates) for share in chosen.span(player))
+        optimizers[player] = torch.optim.AdamW(list(players.parameters(player).values()), lr=1e-2)
+        schedules[player] = Schedule(1e-2, 0, end - begin, "constant", begin)
+    return Trainer(
+        chosen, players, lambda index, rng: make_batch(players, index, real=False), Order(),  # pyright: ignore[reportArgumentType]
+        optimizers, schedules, Plan(updates), folder, lambda update, numbers: None,
+    )  # fmt: skip
+
+
+def copied(weights: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in weights.items()}

@@ -25,6 +25,7 @@ from mcm.errors import UserError
 from mcm.evaluation.report import provenance
 from mcm.methods.base import Method, Players
 from mcm.models.discriminator import FrameDiscriminator
+from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.features import FrozenFeatures
 from mcm.models.fingerprint import fingerprint
 from mcm.models.student import Student
@@ -106,6 +107,9 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
 
 def _players(recipe: Recipe, model: VideoModel, method: Method) -> Players:
     rng = torch.Generator().manual_seed(recipe.training.seed)
+    discriminator: FrameDiscriminator | EncoderDiscriminator | None = None
+    if method.judge == "encoder":  # of the bare teacher, before there are adapters in it
+        discriminator = EncoderDiscriminator.of(model.denoiser, rng)
     averaged = method.target_decay is not None
     if recipe.student.kind == "lora":
         student: Student = Student.lora(
@@ -117,7 +121,6 @@ def _players(recipe: Recipe, model: VideoModel, method: Method) -> Players:
         torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
         motion = motion_representation(method.motion, model.codec.channels)
     motion.to(next(model.denoiser.parameters()).device)
-    discriminator = None
     if method.adversary != "none":
         features = FrozenFeatures.load(recipe.discriminator.backbone)
         discriminator = FrameDiscriminator(
@@ -182,7 +185,7 @@ def _finish(
         method=method.name,
         scheduler=model.scheduler_config,
         sampler={"name": sampler.name, **settings},
-        timestep_scaling=method.timestep_scaling,
+        timestep_scaling=method.timestep_scaling if hasattr(sampler, "timestep_scaling") else None,
         frames=frames,
         size=size,
         fps=recipe.data.fps or model.fps,

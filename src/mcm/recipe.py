@@ -82,6 +82,8 @@ class MethodConfig(Group):
         default=0.5, ge=0, lt=1, description="of the updates, spent on pictures first (animatelcm)"
     )
 
+    final_steps: int = Field(default=4, ge=1, description="the fewest steps (animatediff-lightning)")
+
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: Any) -> Any:

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from stage import make_batch, make_players
+from stage import copied, make_batch, make_players, staged_trainer
 from tiny import tiny_animatediff, tiny_modelscope
 
 from mcm.errors import UserError
 from mcm.methods import method
 from mcm.methods.animatelcm import one_frame
-from mcm.methods.base import Method, Players
+from mcm.methods.base import Batch, Method, Players
 from mcm.models.video import load_video_model
-from mcm.training.trainer import Plan, Schedule, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -25,38 +24,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-class Order:
-    """A stream of the same two clips."""
-
-    def next_batch(self) -> list[int]:
-        return [0, 1]
-
-    def state_dict(self) -> dict[str, int]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, int]) -> None: ...
-
-
-def trained(players: Players, chosen: Method, folder: Path, updates: int, stop: int) -> Trainer:
-    """The first `stop` of `updates` updates."""
-    optimizers, schedules = {}, {}
-    for player in chosen.order:
-        begin, end = (round(share * updates) for share in chosen.span(player))
-        optimizers[player] = torch.optim.AdamW(list(players.parameters(player).values()), lr=1e-2)
-        schedules[player] = Schedule(1e-2, 0, end - begin, "constant", begin)
-    trainer = Trainer(
-        chosen, players, lambda index, rng: make_batch(players, index, real=False), Order(),  # pyright: ignore[reportArgumentType]
-        optimizers, schedules, Plan(updates), folder, lambda update, numbers: None,
-    )  # fmt: skip
-    for _ in range(stop):
-        trainer.step()
-    return trainer
-
-
-def copied(weights: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in weights.items()}
 
 
 def test_the_picture_model_inside_is_the_stable_diffusion_unet(tmp_path: Path) -> None:
@@ -90,7 +57,7 @@ def test_each_stage_reaches_its_own_layers_alone(folder: Path, kind: str, progre
     assert names == {f"student.{name}" for name in players.student.trainable()}
 
 
-def _backward(players: Players, chosen: Method, batch) -> list[str]:
+def _backward(players: Players, chosen: Method, batch: Batch) -> list[str]:
     said = []
     for turn in chosen.turns(players, batch, seeded()):
         sum(turn.losses.values()).backward()
@@ -114,7 +81,9 @@ def test_the_target_waits_while_pictures_teach_and_then_follows(folder: Path, tm
     players = make_players(folder, chosen)
     start = copied(players.student.averages())
     spatial, temporal = copied(players.parameters("spatial")), copied(players.parameters("temporal"))
-    trainer = trained(players, chosen, tmp_path, updates=4, stop=2)
+    trainer = staged_trainer(players, chosen, tmp_path, updates=4)
+    for _ in range(2):
+        trainer.step()
     taught = copied(players.parameters("spatial"))
     assert any(not torch.equal(taught[n], w) for n, w in spatial.items())
     assert all(torch.equal(p, temporal[n]) for n, p in players.parameters("temporal").items())

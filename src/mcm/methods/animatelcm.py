@@ -53,7 +53,7 @@ class AnimateLCM(Method):
     def span(self, player: str) -> tuple[float, float]:
         return (0.0, self.picture_share) if player == "spatial" else (self.picture_share, 1.0)
 
-    def decay(self, progress: float) -> float | None:
+    def decay(self, progress: float, after: float) -> float | None:
         """While pictures teach, the target's weights wait as the teacher's."""
         return None if progress < self.picture_share else self.target_decay
 

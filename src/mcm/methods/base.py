@@ -22,6 +22,7 @@ from mcm.diffusion.grid import SolverGrid
 from mcm.diffusion.paths import Denoised
 from mcm.diffusion.solvers import ddim_step
 from mcm.models.discriminator import FrameDiscriminator
+from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.guidance import Denoise, guided
 from mcm.models.student import Student
 from mcm.models.video import TextEmbedding, VideoModel
@@ -59,14 +60,15 @@ class Players:
 
     model: the teacher (its codec and noise path); student: adapters on the teacher's weights or a full copy;
     motion: phi, and averaged_motion: its average over time, which the target side looks through (equal to phi where
-    phi has no weights); discriminator: None without an adversary.
+    phi has no weights); discriminator: of frames, or of latent
+    clips, as the method's `judge` says; None without an adversary.
     """
 
     model: VideoModel
     student: Student
     motion: nn.Module
     averaged_motion: nn.Module
-    discriminator: FrameDiscriminator | None
+    discriminator: FrameDiscriminator | EncoderDiscriminator | None
 
     def parameters(self, player: str) -> dict[str, nn.Parameter]:
         """What a player trains, by name."""
@@ -111,12 +113,15 @@ class Method(ABC):
     timestep_scaling k of the consistency function; huber_c c; motion: name of phi; adversary: "none", "video" or
     "pictures", where the discriminator's real frames come from; frames_picked K; generated_probability lambda;
     target_decay: of the averaged target, None for the student itself; head_decay: of the averaged motion head;
-    picture_share: share of the updates that go to pictures first, of methods in stages.
+    picture_share: share of the updates that go to pictures first, of methods in stages; final_steps: the fewest steps,
+    of progressive ones.
     """
 
     name: ClassVar[str]
     # The setting's values that make the method what it is, where they differ from the defaults below.
     own_defaults: ClassVar[dict[str, Any]] = {}
+    # What the discriminator sees: "frames" (where there is an adversary), or the "encoder" sees latent clips.
+    judge: ClassVar[str] = "frames"
 
     solver_steps: int = 50
     guidance_min: float = 5.0
@@ -136,6 +141,7 @@ class Method(ABC):
     target_decay: float | None = None
     head_decay: float = 0.95
     picture_share: float = 0.5
+    final_steps: int = 4
 
     @abstractmethod
     def turns(self, players: Players, batch: Batch, rng: torch.Generator) -> Iterator[Turn]:
@@ -158,8 +164,8 @@ class Method(ABC):
         """From where to where, in shares of the run, a player trains."""
         return 0.0, 1.0
 
-    def decay(self, progress: float) -> float | None:
-        """Of the averaged target after an update at this share of the run; None where it stays as it is."""
+    def decay(self, progress: float, after: float) -> float | None:
+        """Of the averaged target after an update between these shares of the run; None where it stays as it is."""
         return self.target_decay
 
     @property
@@ -262,8 +268,8 @@ class Method(ABC):
 
 
 def _discriminator(players: Players) -> FrameDiscriminator:
-    if players.discriminator is None:
-        raise ValueError("the method has an adversary but there is no discriminator")
+    if not isinstance(players.discriminator, FrameDiscriminator):
+        raise ValueError("the method has an adversary but there is no discriminator of frames")
     return players.discriminator
 
 

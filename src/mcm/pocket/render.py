@@ -71,14 +71,17 @@ def _shade(paint: Tensor, normal: Tensor, style: str) -> Tensor:
 
 
 def _scenery(specs: list[Spec], frames: int, size: int, style: str) -> Tensor:
-    """Backgrounds (B, T, H, W, 3); a panning camera moves them by 0.028 of a frame's side a frame at 8 frames."""
+    """Backgrounds (B, T, H, W, 3), each scene one place seen from about one spot.
+
+    A panning camera moves them by 0.028 of a frame's side a frame at 8 frames.
+    """
     pixel = (torch.arange(size, dtype=torch.float32) + 0.5) / size
     y = pixel[:, None].expand(size, size)
     out = torch.empty(len(specs), frames, size, size, 3)
     for i, s in enumerate(specs):
         rng = np.random.default_rng(s.seed)
         direction = (0, -1, 1)[CAMERAS.index(s.camera)]
-        pan = direction * 0.224 * torch.arange(frames, dtype=torch.float32) / frames + float(rng.uniform(0, 1))
+        pan = direction * 0.224 * torch.arange(frames, dtype=torch.float32) / frames + float(rng.uniform(-0.03, 0.03))
         x = pixel[None, None, :] + pan[:, None, None] + torch.zeros(frames, size, size)
         out[i] = _SCENERY[s.scene](x, y.expand(frames, size, size), size, style)
     return out

@@ -124,7 +124,7 @@ class Trainer:
         self._check_finite(numbers)
         for optimizer in self.optimizers.values():
             optimizer.step()
-        self.players.average(self.method.decay(progress), self.method.head_decay)
+        self.players.average(self.method.decay(progress, (self.update + 1) / self.plan.updates), self.method.head_decay)
         self.update += 1
         return numbers
 
