@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,35 +20,17 @@ import torch
 from mcm.data.open import open_pictures, open_videos
 from mcm.evaluation.evaluator import Evaluator
 from mcm.evaluation.report import Report, Row, provenance
-from mcm.evaluation.run import made
-from mcm.generate import Maker, load_maker
+from mcm.evaluation.run import made, motion_of
+from mcm.generate import load_maker
 from mcm.pocket import world, zoo
 from mcm.pocket.judge import Judge, verdict
 
-SEED = 5000
+SEED, BATCH = 5000, 16
 HERE = Path(__file__).parent
 
 
-class Asked(NamedTuple):
-    model: str
-    sampler: str | None
-    steps: int
-
-
 TEACHERS_ROWS = (("dpm++", 25), ("dpm++", 4), ("ddim", 4))
-STUDENTS_STEPS = (1, 2, 4, 8)
-
-
-def asked(names: list[str]) -> list[Asked]:
-    """The rows of every system, teachers first: their motion is what the students' is compared with."""
-    rows = []
-    for name in names:
-        maker = load_maker(name)
-        if maker.card is None:
-            rows += [Asked(name, sampler, steps) for sampler, steps in TEACHERS_ROWS]
-        else:
-            rows += [Asked(name, None, steps) for steps in STUDENTS_STEPS]
-    return rows
+STUDENTS_ROWS = ((None, 1), (None, 2), (None, 4), (None, 8))
 
 
 def main() -> None:
@@ -77,34 +58,34 @@ def main() -> None:
     report = Report.load(given.out) if given.out.exists() and not given.again else Report()
     report.provenance = provenance(evaluator.protocol())
     motions: dict[str, np.ndarray] = {}
-    for model, sampler, steps in asked(given.models or [*zoo.teachers(), *zoo.students()]):
-        name = f"{sampler}:{steps}" if sampler else str(steps)
-        if given.rows is not None and name not in given.rows:
-            continue
+    for model in given.models or [*zoo.teachers(), *zoo.students()]:  # teachers first
         maker = load_maker(model)
         teacher = maker.card.teacher.name if maker.card else model
         guidance = given.guidance if maker.card is None else None
-        if teacher not in motions and maker.card is not None:
-            motions[teacher] = _motion(load_maker(teacher), prompts)
-        evaluator.reset()
-        videos, begun = [], time.monotonic()
-        for batch, texts in made(maker, prompts, SEED, steps, sampler, guidance, 16):
-            videos.append(batch)
-            evaluator.add(batch, texts)
-        seconds = (time.monotonic() - begun) / given.count
-        if sampler == "dpm++" and steps == 25:
-            motions[teacher] = np.asarray(evaluator.values("motion"))
-        right = verdict(judge, torch.cat(videos), specs)
-        row = evaluator.row(
-            teacher=teacher, method=sampler or model, sampler=maker.sampler(sampler).name, steps=steps,
-            guidance=maker.guidance(guidance), teacher_motion=motions.get(teacher), seconds=seconds,
-            action_accuracy=float(right["action"].mean()), scene_accuracy=float(right["scene"].mean()),
-            colour_accuracy=float(right["colours"].mean()),
-        )  # fmt: skip
-        report = report.merge([row])
-        report.save(given.out)
-        print(line(f"{model} {name}", row), flush=True)
-
+        for sampler, steps in TEACHERS_ROWS if maker.card is None else STUDENTS_ROWS:
+            name = f"{sampler}:{steps}" if sampler else str(steps)
+            method, scale = sampler or model, maker.guidance(guidance)
+            key = (teacher, method, maker.sampler(sampler).name, steps, scale)
+            if (given.rows is not None and name not in given.rows) or key in {row.key for row in report.rows}:
+                continue
+            if teacher not in motions:
+                motions[teacher] = motion_of(load_maker(teacher), prompts, SEED, BATCH)
+            evaluator.reset()
+            videos, begun = [], time.monotonic()
+            for batch, texts in made(maker, prompts, SEED, steps, sampler, guidance, BATCH):
+                videos.append(batch)
+                evaluator.add(batch, texts)
+            seconds = (time.monotonic() - begun) / given.count
+            right = verdict(judge, torch.cat(videos), specs)
+            row = evaluator.row(
+                teacher=teacher, method=method, sampler=maker.sampler(sampler).name, steps=steps, guidance=scale,
+                teacher_motion=motions[teacher], seconds=seconds,
+                action_accuracy=float(right["action"].mean()), scene_accuracy=float(right["scene"].mean()),
+                colour_accuracy=float(right["colours"].mean()),
+            )  # fmt: skip
+            report = report.merge([row])
+            report.save(given.out)
+            print(line(f"{model} {name}", row), flush=True)
 
 
 def line(name: str, row: Row) -> str:
@@ -115,14 +96,6 @@ def line(name: str, row: Row) -> str:
         f"motion {ratio}  action {row.action_accuracy:.3f}  scene {row.scene_accuracy:.3f}  "
         f"colours {row.colour_accuracy:.3f}  {row.seconds:.2f} s a clip"
     )
-
-
-def _motion(teacher: Maker, prompts: list[str]) -> np.ndarray:
-    """Motion of the teacher's own clips, 25 DPM++ steps."""
-    alone = Evaluator(("motion",))
-    for batch, texts in made(teacher, prompts, SEED, 25, "dpm++", None, 16):
-        alone.add(batch, texts)
-    return np.asarray(alone.values("motion"))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from mcm.models.fingerprint import fingerprint
+from mcm.models.fingerprint import SIGNS, _signs, fingerprint
 
 
 def network(seed: int = 0, channels: int = 8) -> AutoencoderKL:
@@ -39,3 +39,9 @@ def test_origin_does_not_count() -> None:
     one, two = network(), network()
     two.register_to_config(_name_or_path="elsewhere")
     assert fingerprint(one) == fingerprint(two)
+
+
+def test_the_last_weight_of_a_large_tensor_is_its_last() -> None:
+    large = torch.zeros(2**24 + 4, dtype=torch.int8)
+    large[-1] = -1
+    assert _signs(large) == [False] * (SIGNS - 1) + [True]

@@ -69,8 +69,8 @@ def generate(
     words = [text for text in prompt if text.strip()]
     if len(words) < len(prompt):
         raise UsageError("--prompt is empty: expected what the video shall show")
-    # Only what would make files of the same name differ; prompts and seeds may come in any number of calls.
     shape = _pixels(size)
+    # Only what would make files of the same name differ; prompts and seeds may come in any number of calls.
     shared = {
         "model": model, "steps": steps, "sampler": sampler, "guidance_scale": guidance_scale, "frames": frames,
         "size": shape and list(shape),

@@ -79,13 +79,8 @@ def evaluate(
     teacher_motion = None
     if "motion" in metrics:
         teacher = maker if maker.card is None else Maker(load_video_model(teacher_name), teacher_name)
-        alone = Evaluator(("motion",), seed=seed)
-        shape = (maker.frames, maker.size)  # a pair is of the same noise, so the teacher takes the student's shape
-        for videos, texts in made(
-            teacher, said, seed, TEACHER_STEPS, "dpm++", None, batch, progress, "teacher", *shape
-        ):
-            alone.add(videos, texts)
-        teacher_motion = np.asarray(alone.values("motion"))
+        # A pair is of the same noise, so the teacher takes the student's shape.
+        teacher_motion = motion_of(teacher, said, seed, batch, progress, maker.frames, maker.size)
     rows: list[Row] = []
     for number in steps:
         evaluator.reset()
@@ -101,6 +96,19 @@ def evaluate(
             )
         )  # fmt: skip
     return Report(rows, provenance(evaluator.protocol()))
+
+
+def motion_of(
+    teacher: Maker, prompts: Sequence[str], seed: int, batch: int, progress: Progress = silent,
+    frames: int | None = None, size: tuple[int, int] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """What a student's motion is compared with: that of its teacher's clips in `TEACHER_STEPS` DPM++ steps, (n,)."""
+    alone = Evaluator(("motion",), seed=seed)
+    for videos, texts in made(
+        teacher, prompts, seed, TEACHER_STEPS, "dpm++", None, batch, progress, "teacher", frames, size
+    ):
+        alone.add(videos, texts)
+    return np.asarray(alone.values("motion"))
 
 
 def made(

@@ -1,9 +1,9 @@
 """AnimateLCM: decoupled consistency learning (Wang et al., arXiv 2402.00769).
 
-First the layers within a frame learn consistency from pictures, with the picture model that the teacher was built on
-(section 4.1); then, with those fixed, the layers over time learn it from videos (section 4.2). The distilled spatial
+First the layers within a frame learn consistency from pictures, with the picture model that the teacher was built on;
+then, with those fixed, the layers over time learn it from videos. The distilled spatial
 layers enter the student at once, but the averaged target only through its average, so that it does not jump while the
-layers over time still know the undistilled ones (section 4.2, "initialization"). The teacher stays as it was.
+layers over time still know the undistilled ones. The teacher stays as it was.
 
 For the AnimateDiff family: it alone has a picture model inside.
 """

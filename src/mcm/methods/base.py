@@ -60,8 +60,8 @@ class Players:
 
     model: the teacher (its codec and noise path); student: adapters on the teacher's weights or a full copy;
     motion: phi, and averaged_motion: its average over time, which the target side looks through (equal to phi where
-    phi has no weights); discriminator: of frames, or of latent
-    clips, as the method's `judge` says; None without an adversary.
+    phi has no weights); discriminator: of frames, or of latent clips, as the method's `judge` says; None where nothing
+    judges.
     """
 
     model: VideoModel

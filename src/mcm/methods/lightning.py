@@ -30,7 +30,7 @@ from mcm.samplers.base import Sampler
 from mcm.samplers.euler import Euler
 
 FEWEST = (8, 4, 2, 1)  # steps of the adversarial stages, one after the other
-RENOISED = (10, 250, 500, 750)  # times at which single clips are judged besides their own (2402.13929, section 3.4)
+RENOISED = (10, 250, 500, 750)  # times at which single clips are judged besides their own (after 2402.13929)
 
 
 class Phase(NamedTuple):

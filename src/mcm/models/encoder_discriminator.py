@@ -1,6 +1,6 @@
 """A discriminator of latent clips: the teacher's own encoder and middle, trained, with a small head.
 
-After SDXL-Lightning (arXiv 2402.13929, section 3.2) and AnimateDiff-Lightning (arXiv 2403.12706). It works on noisy
+After SDXL-Lightning (arXiv 2402.13929) and AnimateDiff-Lightning (arXiv 2403.12706). It works on noisy
 latents, hears the text and the time as the teacher does, and needs no picture to be decoded.
 """
 

@@ -31,5 +31,6 @@ def fingerprint(network: nn.Module) -> str:
 
 def _signs(weight: Tensor) -> list[int]:
     """Sign bits of up to `SIGNS` weights, evenly spread."""
-    chosen = torch.linspace(0, weight.numel() - 1, min(SIGNS, weight.numel())).round().long()
+    # In double: single precision rounds the last place of a tensor of 2^24 weights past its end.
+    chosen = torch.linspace(0, weight.numel() - 1, min(SIGNS, weight.numel()), dtype=torch.float64).round().long()
     return torch.signbit(weight.flatten()[chosen.to(weight.device)]).tolist()

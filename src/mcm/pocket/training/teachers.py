@@ -111,7 +111,7 @@ def _clip_losses(latents: Latents, captions: Captions, network: Callable[..., Te
     return losses
 
 
-def fit_motion(work: Path, steps: int, batch: int = 16) -> UNetMotionModel:
+def fit_motion(work: Path, steps: int, batch: int = 12) -> UNetMotionModel:
     """Stage two of pocket-animatediff: the motion adapter alone, on broadcast clips."""
     latents, captions = _material(work, CLIPS)
     unet: Any = UNetMotionModel.from_unet2d(UNet2DConditionModel.from_pretrained(work / "image"), build_adapter())
@@ -128,7 +128,7 @@ def fit_motion(work: Path, steps: int, batch: int = 16) -> UNetMotionModel:
     return unet
 
 
-def fit_video(work: Path, steps: int, batch: int = 16) -> UNet3DConditionModel:
+def fit_video(work: Path, steps: int, batch: int = 8) -> UNet3DConditionModel:
     """pocket-modelscope: every weight, on broadcast clips."""
     latents, captions = _material(work, CLIPS)
     unet = build_video(UNet2DConditionModel.from_pretrained(work / "image"))
