@@ -339,6 +339,30 @@ def test_sources_read_like_folders() -> None:
         pictures[4]
 
 
+def test_a_picture_is_a_frame_of_its_clip() -> None:
+    specs = [world.spec("pictures", i) for i in range(6)]
+    only = [5, 0, 3, 7, 2, 4]
+    clips, pictures = world.film(specs, "toon", 48), world.film(specs, "toon", 48, only=only)
+    each = torch.arange(6)
+    torch.testing.assert_close(pictures.video[:, :, 0], clips.video.transpose(1, 2)[each, only])
+    torch.testing.assert_close(pictures.keypoints[:, 0], clips.keypoints[each, only])
+
+
+def test_pictures_show_every_moment_of_an_action() -> None:
+    """A clip begins where its action does: pictures of beginnings alone would all be of people who stand."""
+    numbers = [i for i in range(200) if world.spec("pictures", i).action == "squat"]
+    specs = [world.spec("pictures", i) for i in numbers]
+    stage = world.stage(specs, sources.MOMENTS)
+    moments = [s.seed % sources.MOMENTS for s in specs]
+    assert len(set(moments)) == sources.MOMENTS
+    lowest = stage[torch.arange(len(specs)), moments, 0, 1] / torch.tensor([s.height for s in specs])
+    assert lowest.std() > 3 * (stage[:, 0, 0, 1] / torch.tensor([s.height for s in specs])).std()
+    pictures = sources.PocketPictures("studio", (32, 32), 200)
+    first = numbers[0]
+    wanted = world.film(specs[:1], "studio", 32, only=moments[:1]).video[0, :, 0]
+    assert torch.equal(pictures[first].image, wanted)
+
+
 def test_the_world_is_square() -> None:
     with pytest.raises(UserError, match=r"square.*32x48"):
         sources.PocketClips("studio", 3, (32, 48), 5)

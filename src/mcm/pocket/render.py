@@ -70,18 +70,19 @@ def _shade(paint: Tensor, normal: Tensor, style: str) -> Tensor:
     return paint * (0.80 + 0.22 * lambert)
 
 
-def _scenery(specs: list[Spec], frames: int, size: int, style: str) -> Tensor:
-    """Backgrounds (B, T, H, W, 3), each scene one place seen from about one spot.
+def _scenery(specs: list[Spec], moments: Tensor, size: int, style: str) -> Tensor:
+    """Backgrounds (B, T, H, W, 3) at moments (B, T), each scene one place seen from about one spot.
 
     A panning camera moves them by 0.028 of a frame's side a frame at 8 frames.
     """
     pixel = (torch.arange(size, dtype=torch.float32) + 0.5) / size
     y = pixel[:, None].expand(size, size)
+    frames = moments.shape[1]
     out = torch.empty(len(specs), frames, size, size, 3)
     for i, s in enumerate(specs):
         rng = np.random.default_rng(s.seed)
         direction = (0, -1, 1)[CAMERAS.index(s.camera)]
-        pan = direction * 0.224 * torch.arange(frames, dtype=torch.float32) / frames + float(rng.uniform(-0.03, 0.03))
+        pan = direction * 0.224 * moments[i] + float(rng.uniform(-0.03, 0.03))
         x = pixel[None, None, :] + pan[:, None, None] + torch.zeros(frames, size, size)
         out[i] = _SCENERY[s.scene](x, y.expand(frames, size, size), size, style)
     return out
@@ -164,17 +165,21 @@ def _night(x: Tensor, y: Tensor, size: int, style: str) -> Tensor:
 _SCENERY = {"park": _park, "beach": _beach, "street": _street, "night": _night}
 
 
-def render(specs: list[Spec], keypoints: Tensor, style: str, size: int) -> Tensor:
+def render(specs: list[Spec], keypoints: Tensor, style: str, size: int, moments: Tensor | None = None) -> Tensor:
     """Paint clips.
 
     Args:
         keypoints: (B, T, 18, 2) as fractions of the frame's side.
+        moments: (B, T), when the frames are, in shares of the clip; default from its beginning on, evenly.
         style: "plain", "studio", "toon" or "relief".
 
     Returns:
         Video (B, T, H, W, 3) in [0, 1].
     """
-    canvas = _scenery(specs, keypoints.shape[1], size, style)
+    if moments is None:
+        frames = keypoints.shape[1]
+        moments = (torch.arange(frames, dtype=torch.float32) / frames).expand(len(specs), -1)
+    canvas = _scenery(specs, moments, size, style)
     if style == "relief":  # scenery steps back, the figure stands out
         canvas = canvas * 0.72 + 0.28 * canvas.mean(dim=-1, keepdim=True)
     for i, s in enumerate(specs):

@@ -10,6 +10,7 @@ from mcm.errors import UserError, one_of
 from mcm.pocket import world
 
 PREFIX = "pocket:"
+MOMENTS = 8
 
 
 def domain(name: str) -> str | None:
@@ -61,7 +62,7 @@ class PocketClips:
 
 
 class PocketPictures:
-    """The first `count` pictures in a domain: one moment of each clip of the split "pictures"."""
+    """The first `count` pictures in a domain: of each clip of the split "pictures" one of its `MOMENTS`, by its seed."""
 
     def __init__(self, domain: str, size: tuple[int, int], count: int, split: str = "pictures") -> None:
         self.domain, self.size, self.split = domain, _side(size), split
@@ -73,7 +74,7 @@ class PocketPictures:
 
     def __getitem__(self, index: int) -> Picture:
         spec = world.spec(self.split, _number(index, self._count))
-        image = world.film([spec], self.domain, self.size, 1).video[0, :, 0]
+        image = world.film([spec], self.domain, self.size, MOMENTS, [spec.seed % MOMENTS]).video[0, :, 0]
         return Picture(image, spec.caption, f"{self.split}-{index:06d}")
 
     def __iter__(self) -> Iterator[Picture]:

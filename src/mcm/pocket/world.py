@@ -125,8 +125,12 @@ class Rendered(NamedTuple):
     keypoints: Tensor
 
 
-def film(specs: list[Spec], domain: str, size: int = 64, frames: int = 8) -> Rendered:
+def film(
+    specs: list[Spec], domain: str, size: int = 64, frames: int = 8, only: list[int] | None = None
+) -> Rendered:
     """Render clips in a domain: "broadcast" (what web video looks like) or a picture style.
+
+    only: of each clip this frame alone, rendered as a clip of one frame.
 
     Raises:
         UserError: for an unknown domain.
@@ -136,8 +140,12 @@ def film(specs: list[Spec], domain: str, size: int = 64, frames: int = 8) -> Ren
 
     if domain not in DOMAINS:
         raise one_of("domain of the pocket world", domain, DOMAINS)
-    keypoints = stage(specs, frames)
-    video = render(specs, keypoints, "plain" if domain == "broadcast" else domain, size)
+    keypoints, moments = stage(specs, frames), None
+    if only is not None:
+        each = torch.arange(len(specs))
+        keypoints = keypoints[each, only][:, None]
+        moments = torch.tensor(only)[:, None] / frames
+    video = render(specs, keypoints, "plain" if domain == "broadcast" else domain, size, moments)
     if domain == "broadcast":
         video = broadcast(video, [s.seed for s in specs])
     return Rendered(video.permute(0, 4, 1, 2, 3).mul(2).sub(1).contiguous(), keypoints * size)

@@ -28,7 +28,7 @@ def _varied(video: Tensor, rng: torch.Generator) -> Tensor:
     return video + 0.06 * torch.rand(shape, generator=rng) * torch.randn(video.shape, generator=rng)
 
 
-def fit(work: Path, steps: int = 1500, batch: int = 16) -> Judge:
+def fit(work: Path, steps: int = 2500, batch: int = 16) -> Judge:
     """Train on the split "judge": every combination, the held-out ones too, since it must know them to judge them."""
     model = Judge()
     domains = Domains(work, "judge", COUNTS)
