@@ -52,14 +52,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {*METHODS, "recipe", "generate", "evaluation"},
     "recipes": RUNS,
     "distill": {*RUNS, "recipes"},
-    "pocket": {*RUNS, "recipes", "distill"},
-    "cli": {*RUNS, "recipes", "distill"},
+    "bench": {*RUNS, "recipes", "distill"},
+    "pocket": {*RUNS, "recipes", "distill", "bench"},
+    "cli": {*RUNS, "recipes", "distill", "bench"},
     "__main__": {"cli"},
 }
 # The laboratory is data like any other: only where a name becomes a folder or a source is it known of.
 LABORATORY = {
     "mcm.pocket.zoo": {"models", "generate", "cli"},
     "mcm.pocket.sources": {"data", "cli"},
+    "mcm.pocket.suite": {"bench"},
 }
 # Commands of the laboratory, which stand on top as the verbs do.
 PROGRAMS = {"mcm.pocket.quickstart", "mcm.pocket.train_zoo"}

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mcm.card import Provenance, StudentCard, Teacher, Weights
+from mcm.card import Provenance, StudentCard, Teacher, Weights, card_path
 from mcm.data.cache import LatentSet
 from mcm.data.open import PictureSource, open_pictures, open_videos
 from mcm.data.report import SourceReport
@@ -42,7 +42,9 @@ from mcm.training.trainer import Plan, Schedule, Trainer, saved_updates
 TEACHER_CLIPS = 256  # what the teacher makes itself where there are prompts alone
 
 
-def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) -> StudentCard:
+def distill(
+    recipe: Recipe | str, out: str | Path, progress: Progress = silent, cache: str | Path | None = None
+) -> StudentCard:
     """Make a student.
 
     The same call again goes on from the last checkpoint; a finished run's card is returned as it is.
@@ -50,6 +52,7 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
     Args:
         recipe: a recipe, or the name or file of one.
         out: the run's folder; it may hold this very run, but no other.
+        cache: where encoded clips are kept, for several runs to share; default in the run's folder.
 
     Raises:
         UserError: for data, settings or places that cannot be used; before anything slow where that can be known.
@@ -69,11 +72,13 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
     autocast(device, recipe.training.precision)  # refuses a precision that the device cannot take
     model = load_video_model(recipe.teacher, device)
     teacher_mark = fingerprint(model.denoiser.network)
+    start = _start(recipe, teacher_mark)
     method = recipe.method.build()
     method.check(model)
     frames, size = recipe.data.frames or model.frames, recipe.data.size or model.size
     model.check_geometry(frames, size)
-    clips, pictures, reports = material(recipe, model, frames, size, out / "cache", progress)
+    cache = out / "cache" if cache is None else Path(cache)
+    clips, pictures, reports = material(recipe, model, frames, size, cache, progress)
     if len(clips) < recipe.training.batch:
         raise UserError(
             f"training.batch is {recipe.training.batch}, but there are only {len(clips)} clips: give more videos or a "
@@ -83,10 +88,10 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
     recipe.claim(out)  # from here on the folder is this run's
     if not (out / "sources.json").exists():  # a run that goes on from its cache has not looked at the films again
         write_json(out / "sources.json", [report.as_dict() for report in reports])
-    if recipe.data.cache and not LatentSet.exists(out / "cache"):
-        clips.save(out / "cache")  # after the report, so that no kill can leave a cache without one
+    if recipe.data.cache and not LatentSet.exists(cache):
+        clips.save(cache)  # after the report, so that no kill can leave a cache without one
 
-    players = _players(recipe, model, method)
+    players = _players(recipe, model, method, start)
     real = method.frames_picked if method.adversary != "none" else 0
     shape = model.latent_shape(frames, size)
     previews = None
@@ -105,7 +110,20 @@ def distill(recipe: Recipe | str, out: str | Path, progress: Progress = silent) 
     return _finish(recipe, teacher_mark, model, method, players, frames, size, student_folder)
 
 
-def _players(recipe: Recipe, model: VideoModel, method: Method) -> Players:
+def _start(recipe: Recipe, teacher_mark: str) -> Path | None:
+    """The folder of the weights to go on from; UserError where they are another teacher's."""
+    if recipe.student.start is None:
+        return None
+    path = card_path(recipe.student.start)
+    if StudentCard.load(path).teacher.fingerprint != teacher_mark:
+        raise UserError(
+            f"student.start: the student {path.parent} was made from another teacher than {recipe.teacher}; expected "
+            "one of the same teacher"
+        )
+    return path.parent
+
+
+def _players(recipe: Recipe, model: VideoModel, method: Method, start: Path | None) -> Players:
     rng = torch.Generator().manual_seed(recipe.training.seed)
     discriminator: FrameDiscriminator | EncoderDiscriminator | None = None
     if method.judge == "encoder":  # of the bare teacher, before there are adapters in it
@@ -117,6 +135,8 @@ def _players(recipe: Recipe, model: VideoModel, method: Method) -> Players:
         )
     else:
         student = Student.full(model.denoiser, averaged)
+    if start is not None:
+        student.begin(start)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
         motion = motion_representation(method.motion, model.codec.channels)

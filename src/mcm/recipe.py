@@ -154,6 +154,9 @@ class StudentConfig(Group):
     targets: Literal["all", "attention"] = Field(
         default="all", description="adapted layers: every linear and 2-D convolution, or attention's alone"
     )
+    start: str | None = Field(
+        default=None, description="folder of a student of this teacher, kind and rank to go on from"
+    )
 
 
 class OptimConfig(Group):

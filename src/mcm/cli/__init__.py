@@ -21,6 +21,7 @@ VERBS = {
     "distill": "Distil a teacher into a student of few steps.",
     "generate": "Make videos from prompts.",
     "evaluate": "Measure a student or a teacher against real videos.",
+    "bench": "Distil, make and score every system of a suite alike.",
     "list": "Name the teachers, students, recipes, methods, samplers and motion representations.",
 }
 

@@ -158,7 +158,7 @@ class Evaluator:
         steps: int,
         guidance: float,
         teacher_motion: Array | None = None,
-        **measured: float | None,
+        **measured: Any,
     ) -> Row:
         """The row of all clips added since `reset()`.
 

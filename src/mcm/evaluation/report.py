@@ -50,7 +50,8 @@ class Row:
     intervals: 95 % [low, high] by metric.
 
     The rest is optional and left out of the JSON when None or empty. motion: mean flow per frame, fraction of
-    the height; temporal_std: in pixels of [-1, 1]; accuracies: 0..1; seconds: per clip.
+    the height; temporal_std: in pixels of [-1, 1]; accuracies: 0..1; seconds: per clip; fids: by picture set; seed,
+    updates: of the training that made the student.
     """
 
     teacher: str
@@ -70,17 +71,20 @@ class Row:
     scene_accuracy: float | None = None
     colour_accuracy: float | None = None
     seconds: float | None = None
+    fids: Mapping[str, float] = field(default_factory=dict)
+    seed: int | None = None
+    updates: int | None = None
     notes: Sequence[str] = ()
 
     @property
-    def key(self) -> tuple[str, str, str, int, float]:
+    def key(self) -> tuple[str, str, str, int, float, int | None]:
         """What the row measures: rows of equal keys replace each other."""
-        return (self.teacher, self.method, self.sampler, self.steps, float(self.guidance))
+        return (self.teacher, self.method, self.sampler, self.steps, float(self.guidance), self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """The row for JSON: optional values that are None are left out, NaN and infinity become None."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        kept = {name: value for name, value in values.items() if name in ALWAYS or value not in (None, ())}
+        kept = {name: value for name, value in values.items() if name in ALWAYS or value not in (None, (), {})}
         return finite(kept)
 
     @classmethod

@@ -81,15 +81,7 @@ class LoraStudent(Student):
         """From a peft folder; see `Student.load`."""
         from peft import LoraConfig
 
-        stated = read_json(folder / ADAPTER_CONFIG, f"student {folder}")
-        if stated.get("peft_type") != "LORA":
-            raise UserError(f"student {folder}: peft_type is {stated.get('peft_type')!r}; expected 'LORA'")
-        path = folder / ADAPTER_WEIGHTS
-        try:
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"student {folder}: cannot read {path.name}: {error}") from error
-        state = {name.removeprefix(_PEFT_PREFIX): weight for name, weight in tensors.items()}
+        state = stored_adapters(folder)
         layers = {name for name, _ in denoiser.network.named_modules()}
         strange = sorted(name for name in state if name.rsplit(".lora_", 1)[0] not in layers)
         if strange:
@@ -99,9 +91,16 @@ class LoraStudent(Student):
                 "that it was made from"
             )
         new = cls(denoiser, lambda: LoraConfig.from_pretrained(str(folder)))
-        check_same(new.trainable(), state, f"student {folder}")
-        new.load_state_dict({f"student.{name}": weight for name, weight in state.items()})
+        new.begin(folder)
         return new
+
+    @torch.no_grad()
+    def begin(self, folder: Path) -> None:
+        state = stored_adapters(folder)
+        check_same(self.trainable(), state, f"student {folder}")
+        for own in (self._student, self._target):
+            for name, weight in own.items():
+                weight.copy_(state[name])
 
     def student(self, z: Tensor, t: Tensor, text: TextEmbedding, control: Control | None = None) -> Denoised:
         return self.denoiser(z, t, text, control)
@@ -160,6 +159,19 @@ class LoraStudent(Student):
             layer._disable_adapters = name is None
             if name is not None:
                 layer._active_adapter = [name]
+
+
+def stored_adapters(folder: Path) -> dict[str, Tensor]:
+    """The weights in a peft folder by the names that `trainable` gives. UserError for other adapters than LoRA, or
+    a file that cannot be read."""
+    stated = read_json(folder / ADAPTER_CONFIG, f"student {folder}")
+    if stated.get("peft_type") != "LORA":
+        raise UserError(f"student {folder}: peft_type is {stated.get('peft_type')!r}; expected 'LORA'")
+    try:
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"student {folder}: cannot read {ADAPTER_WEIGHTS}: {error}") from error
+    return {name.removeprefix(_PEFT_PREFIX): weight for name, weight in tensors.items()}
 
 
 def target_modules(network: nn.Module, targets: str) -> list[str]:

@@ -129,6 +129,11 @@ class Student(ABC):
         """
 
     @abstractmethod
+    def begin(self, folder: Path) -> None:
+        """Start, the target as well, from weights that `save` wrote. UserError where they are of another kind, rank
+        or network."""
+
+    @abstractmethod
     def denoisers(self) -> list[VideoDenoiser]:
         """Every denoiser that the three are made of, the one that names the weights first."""
 
@@ -184,15 +189,21 @@ class FullStudent(Student):
     @classmethod
     def read(cls, denoiser: VideoDenoiser, folder: Path) -> FullStudent:
         """From a diffusers folder of the network alone; see `Student.load`."""
-        kind = type(denoiser.network)
+        new = cls(denoiser)
+        new.begin(folder)
+        return new
+
+    @torch.no_grad()
+    def begin(self, folder: Path) -> None:
+        kind = type(self.denoiser.network)
         stated = read_json(folder / "config.json", f"student {folder}").get("_class_name")
         if stated != kind.__name__:
             raise UserError(f"student {folder}: holds a {stated}; its teacher's network is a {kind.__name__}")
-        found = load_network(kind, folder, next(denoiser.network.parameters()).dtype)
-        new = cls(denoiser)
-        state = {f"student.{name}": weight for name, weight in found.named_parameters()}
-        new.load_state_dict(state)
-        return new
+        state = dict(load_network(kind, folder, next(self.denoiser.parameters()).dtype).named_parameters())
+        check_same(self.trainable(), state, f"student {folder}")
+        for own in (self.trainable(), self.averages()):
+            for name, weight in own.items():
+                weight.copy_(state[name])
 
     def student(self, z: Tensor, t: Tensor, text: TextEmbedding, control: Control | None = None) -> Denoised:
         return self.copy(z, t, text, control)

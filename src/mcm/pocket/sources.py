@@ -1,13 +1,17 @@
-"""The renderer as a source: "pocket:broadcast", "pocket:studio", "pocket:toon", "pocket:relief"."""
+"""The renderer as a source: "pocket:broadcast", "pocket:studio", "pocket:toon", "pocket:relief"; and its actions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
+from mcm.data.poses import Poses
 from mcm.data.report import SourceReport
 from mcm.data.sources import Clip, Picture
 from mcm.errors import UserError, one_of
 from mcm.pocket import world
+from mcm.pocket.puppet import ACTIONS
 
 PREFIX = "pocket:"
 MOMENTS = 8
@@ -25,6 +29,30 @@ def domain(name: str) -> str | None:
     if wanted not in world.DOMAINS:
         raise one_of("source", name, [PREFIX + d for d in world.DOMAINS])
     return wanted
+
+
+def actions() -> list[str]:
+    """What a puppet can do."""
+    return sorted(ACTIONS)
+
+
+def action(name: str, frames: int) -> Poses | None:
+    """The keypoints of an action, "walk" or "pocket:walk", done once in `frames` frames, in the middle and to the
+    right; None for any other name.
+    """
+    name = name.removeprefix(PREFIX)
+    if name not in ACTIONS:
+        return None
+    plain = {"top": "red", "bottom": "blue", "scene": "park", "camera": "still", "seed": 0}
+    spec = world.Spec(action=name, phase=0.0, cycles=1.0, facing=1, x=0.0, height=0.78, **plain)
+    return poses_of([spec], frames)[0]
+
+
+def poses_of(specs: list[world.Spec], frames: int) -> list[Poses]:
+    """The exact keypoints of the world's clips, as poses."""
+    points = world.stage(specs, frames).numpy()
+    seen = np.concatenate([points, np.ones_like(points[..., :1])], axis=-1)
+    return [Poses(clip, canvas=(64, 64)) for clip in seen]
 
 
 def _side(size: tuple[int, int]) -> int:
@@ -62,7 +90,7 @@ class PocketClips:
 
 
 class PocketPictures:
-    """The first `count` pictures in a domain: of each clip of the split "pictures" one of its `MOMENTS`, by its seed."""
+    """The first `count` pictures in a domain: of each clip of the split one of its `MOMENTS`, by its seed."""
 
     def __init__(self, domain: str, size: tuple[int, int], count: int, split: str = "pictures") -> None:
         self.domain, self.size, self.split = domain, _side(size), split

@@ -1,0 +1,297 @@
+"""Many distillations, one table: a suite of systems, tuned alike, trained alike, scored alike.
+
+    bench(suite("pocket"), "runs/bench")
+
+A suite says what the systems are; see `mcm.pocket.suite`. Every system takes the same way: each of its trials (equally
+many for all) is made at a part of the budget and scored on the tuning prompts, the best one is made at the whole
+budget and scored on held-out prompts with seeds of their own. All is resumable: what has its file in the folder is
+not made again.
+
+The folder: tuning/NAME.json and rows/NAME.json (a system each), students/NAME/ (runs), SUITE.json (all rows together).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from mcm.errors import UserError, nearest
+from mcm.evaluation.report import Report, Row, provenance
+from mcm.output import Progress, claim, silent, write_json
+from mcm.recipe import Recipe, apply_overrides
+from mcm.recipes import load_recipe
+
+GUIDANCE = "guidance"  # what a trial of a teacher's own sampler changes; a student's are settings of its recipe
+
+
+@dataclass(frozen=True)
+class System:
+    """One line of the table.
+
+    settings: of the teacher's recipe; none for the teacher's own `sampler`. first: settings of a stage before, which
+    takes half of the updates. trials: changes to try, equally many for all; none for a system that is made with what
+    was found for the system `like`. last: settings that go over what was found. share: of the budget. style: the
+    pictures that its frames' FID is of. shape: frames and size (H, W) of its clips, where they are not the model's own.
+    """
+
+    teacher: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sampler: str | None = None
+    first: Mapping[str, Any] | None = None
+    trials: Sequence[Mapping[str, Any]] = ()
+    like: str | None = None
+    last: Mapping[str, Any] = field(default_factory=dict)
+    shape: tuple[int, tuple[int, int]] | None = None
+    steps: tuple[int, ...] = (1, 2, 4, 8)
+    share: float = 1.0
+    seed: int = 0
+    style: str = "studio"
+    part: str = ""
+
+    @property
+    def name(self) -> str:
+        """Unique in its suite, and good for a folder: "pocket-animatediff.mcm", with part and training seed if any."""
+        ending = (f".{self.part}" if self.part else "") + (f".seed{self.seed}" if self.seed else "")
+        return f"{Path(self.teacher).name}.{self.method}{ending}"
+
+
+class Scorer(Protocol):
+    """What a suite brings to score with; see `mcm.pocket.scoring.Scoring`."""
+
+    evaluator: Any
+
+    def row(self, maker: Any, method: str, steps: int, sampler: str | None, guidance: float | None, **kept: Any) -> Row:
+        """Make clips and score them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Systems and their budget.
+
+    recipes: by teacher; default the recipe of the teacher's name. updates: of a whole run; tuning: the share of them that a trial takes. count: clips a cell; trial_count: of a
+    trial's. scorer(count, tuning): see `Scorer`. shared: settings of every run.
+    """
+
+    name: str
+    systems: tuple[System, ...]
+    scorer: Callable[[int, bool, Path], Scorer]
+    updates: int = 300
+    tuning: float = 0.25
+    count: int = 512
+    trial_count: int = 128
+    trial_steps: int = 4
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+
+    def recipe(self, teacher: str) -> Recipe:
+        return self.recipes[teacher] if teacher in self.recipes else load_recipe(teacher)
+
+    def chosen(self, only: Sequence[str] = ()) -> list[System]:
+        """The systems whose names fit one of the patterns; all without any. UserError where nothing fits."""
+        if not only:
+            return list(self.systems)
+        found = [s for s in self.systems if any(fnmatch.fnmatch(s.name, pattern) for pattern in only)]
+        if not found:
+            names = [s.name for s in self.systems]
+            raise UserError(f"no system of the suite {self.name} fits {' '.join(only)}{nearest(only[0], names)}")
+        return found
+
+    def named(self, name: str) -> System:
+        return next(s for s in self.systems if s.name == name)
+
+
+class Bench:
+    """A suite at work in a folder."""
+
+    def __init__(self, suite: Suite, out: Path, progress: Progress = silent) -> None:
+        self.suite, self.out, self.progress = suite, out, progress
+
+    @cached_property
+    def held_out(self) -> Scorer:
+        return self.suite.scorer(self.suite.count, False, self.out)
+
+    @cached_property
+    def tuning(self) -> Scorer:
+        return self.suite.scorer(self.suite.trial_count, True, self.out)
+
+    # One system ---------------------------------------------------------------------------------------------------
+
+    def rows_file(self, system: System) -> Path:
+        return self.out / "rows" / f"{system.name}.json"
+
+    def measured(self, system: System) -> Report:
+        """The system's rows so far."""
+        file = self.rows_file(system)
+        return Report.load(file) if file.exists() else Report()
+
+    def finished(self, system: System) -> bool:
+        return {row.steps for row in self.measured(system).rows} >= set(system.steps)
+
+    def measure(self, system: System) -> Report:
+        """Make the system and score it at its numbers of steps; rows that exist stay."""
+        report = self.measured(system)
+        if self.finished(system):
+            return report
+        found = self.settings(system)
+        begun = time.monotonic()
+        maker = self._made(system, found, self.out / "students" / system.name, system.share * self.suite.updates)
+        seconds = time.monotonic() - begun
+        settings = {**self.suite.shared, **system.settings, **found, **system.last}
+        protocol = provenance(self.held_out.evaluator.protocol())
+        report.provenance = {**protocol, "settings": settings, "training_seconds": round(seconds)}
+        for steps in system.steps:
+            if steps in {row.steps for row in report.rows}:
+                continue
+            kept = {} if system.sampler else {"seed": system.seed, "updates": self._updates(system.share)}
+            row = self.held_out.row(
+                maker, system.method, steps, system.sampler, found.get(GUIDANCE), style=system.style,
+                shape=system.shape, progress=self.progress, **kept,
+            )  # fmt: skip
+            report = report.merge([row])
+            report.save(self.rows_file(system))
+        return report
+
+    def settings(self, system: System) -> dict[str, Any]:
+        """What the trials found best, by FVD on the tuning prompts; made now if they are not yet."""
+        if system.like is not None:
+            return self.settings(self.suite.named(system.like))
+        if len(system.trials) < 2:
+            return dict(system.trials[0]) if system.trials else {}
+        file = self.out / "tuning" / f"{system.name}.json"
+        tried = json.loads(file.read_text()) if file.exists() else []
+        other = replace(system, seed=1000 + system.seed)  # no seed of a trial is one of the runs that are reported
+        for number, trial in enumerate(system.trials[len(tried) :], len(tried)):
+            run = self.out / "tuning" / system.name / str(number)
+            maker = self._made(other, trial, run, self.suite.tuning * self.suite.updates)
+            steps = self.suite.trial_steps if self.suite.trial_steps in system.steps else system.steps[0]
+            row = self.tuning.row(
+                maker, system.method, steps, system.sampler, trial.get(GUIDANCE), progress=self.progress
+            )
+            tried.append({"settings": dict(trial), "fvd": row.fvd, "row": row.to_dict()})
+            write_json(file, tried)
+        return dict(min(tried, key=lambda one: one["fvd"])["settings"])
+
+    def _updates(self, share: float) -> int:
+        return max(1, round(self.suite.updates * share))
+
+    def _made(self, system: System, found: Mapping[str, Any], run: Path, updates: float) -> Any:
+        """The teacher, or the student of this run, ready to sample."""
+        from mcm.generate import load_maker
+
+        if system.sampler is not None:
+            return load_maker(system.teacher)
+        stages = [({**system.settings, **found, **system.last}, run)]
+        if system.first is not None:  # distil first, then go on: half of the updates each
+            updates /= 2
+            before = run.with_name(f"{run.name}.first")
+            stages[0][0]["student.start"] = str(before)
+            stages.insert(0, ({**found, **system.first}, before))
+        for settings, place in stages:
+            self._distil(system, settings, place, max(1, round(updates)))
+        return load_maker(run)
+
+    def _distil(self, system: System, settings: Mapping[str, Any], run: Path, updates: int) -> None:
+        from mcm.distill import distill
+
+        fixed = {"training.updates": updates, "training.seed": system.seed, "training.preview_every": 0}
+        recipe = apply_overrides(self.suite.recipe(system.teacher), {**self.suite.shared, **settings, **fixed})
+        # Runs that keep the same frames of the same clips share them encoded.
+        shape = f"{recipe.data.frames}-{recipe.data.size}-{recipe.method.adversary == 'video'}"
+        cache = self.out / "clips" / f"{Path(system.teacher).name}-{shape}"
+        distill(recipe, run, self.progress, cache)
+
+
+def bench(
+    suite: Suite, out: str | Path, only: Sequence[str] = (), jobs: int = 1, progress: Progress = silent
+) -> Report:
+    """Measure the systems of a suite (of them `only` those whose names fit a pattern), and put all rows together.
+
+    jobs: systems at a time, each in a process of its own with an equal part of the cores; 1 works in this one.
+    Systems that others are `like` come first.
+
+    Raises:
+        UserError: where no system fits, or one cannot be made.
+    """
+    place = Path(out).expanduser()
+    work = Bench(suite, place, progress)
+    chosen = suite.chosen(only)
+    claim(place, {"suite": suite.name, "updates": suite.updates, "count": suite.count}, "bench.json")
+    needed = {system.like for system in chosen} - {None}
+    for group in ([s for s in chosen if s.name in needed], [s for s in chosen if s.name not in needed]):
+        todo = [system for system in group if not work.finished(system)]
+        if jobs > 1 and len(todo) > 1:
+            _in_processes(suite, place, todo, jobs, progress)
+        for system in todo:
+            work.measure(system)
+    return together(suite, place)
+
+
+def together(suite: Suite, out: Path) -> Report:
+    """All rows that there are in the folder, in the suite's order, written to SUITE.json."""
+    work = Bench(suite, out)
+    reports = {s.name: work.measured(s) for s in suite.systems}
+    known = {name: report for name, report in reports.items() if report.rows}
+    rows = [row for report in known.values() for row in report.rows]
+    own = ("settings", "training_seconds", "commit", "modified", "date")
+    systems = {name: {key: report.provenance.get(key) for key in own} for name, report in known.items()}
+    shared = next((dict(report.provenance) for report in known.values()), {})
+    shared = {key: value for key, value in shared.items() if key not in (*own, "command")}
+    report = Report(rows, shared | {"updates": suite.updates, "count": suite.count, "systems": systems})
+    report.save(out / f"{suite.name}.json")
+    return report
+
+
+def _in_processes(suite: Suite, out: Path, todo: Sequence[System], jobs: int, progress: Progress) -> None:
+    """Each system by the command itself in a process of its own; UserError with the last words of one that failed."""
+    done = 0
+    threads = max(1, _cores() // jobs)
+
+    def make(system: System) -> tuple[System, int]:
+        log = out / "logs" / f"{system.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "mcm", "bench", suite.name, "--out", str(out), "--only", system.name]
+        command += ["--jobs", "1", "--threads", str(threads)]
+        command += ["--updates", str(suite.updates), "--count", str(suite.count)]
+        with open(log, "w") as said:
+            return system, subprocess.run(command, stdout=said, stderr=said).returncode
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for system, code in pool.map(make, todo):
+            done += 1
+            progress("systems", done, len(todo), system.name)
+            if code:
+                log = out / "logs" / f"{system.name}.log"
+                last = next((line for line in reversed(log.read_text().splitlines()) if line.strip()), "")
+                pool.shutdown(cancel_futures=True)
+                raise UserError(f"{system.name} failed ({last.strip()}); all it said is in {log}")
+
+
+def _cores() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def suites() -> Iterator[str]:
+    """Names of the suites that there are."""
+    yield "pocket"
+
+
+def suite(name: str) -> Suite:
+    """The suite of that name; UserError for an unknown one."""
+    if name not in suites():
+        raise UserError(f"unknown suite {name!r}: expected {', '.join(suites())}{nearest(name, list(suites()))}")
+    from mcm.pocket.suite import SUITE
+
+    return SUITE

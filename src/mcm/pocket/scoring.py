@@ -1,0 +1,153 @@
+"""Scores on the laboratory's prompts: the one protocol that everything measured of the pocket models goes by.
+
+Reported figures are on the held-out prompts (split "reference"); whatever is tuned is tuned on other prompts, other
+real clips and other seeds (split "pictures", which broadcast clips of no training show).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcm.evaluation.evaluator import Evaluator
+from mcm.evaluation.fid import fid, picture_features
+from mcm.evaluation.frechet import FrechetStatistics
+from mcm.evaluation.fvd import frame_index
+from mcm.evaluation.networks import resize
+from mcm.evaluation.report import Row
+from mcm.evaluation.run import made, motion_of
+from mcm.generate import Maker, load_maker
+from mcm.models.fingerprint import fingerprint
+from mcm.output import Progress, silent
+from mcm.pocket import world, zoo
+from mcm.pocket.judge import Judge, verdict
+from mcm.pocket.sources import PocketPictures
+
+METRICS = ("fvd", "clipsim", "fid", "motion")
+HELD_OUT, TUNING = ("reference", 5000), ("pictures", 700_000)  # (split, first seed)
+
+
+class Scoring:
+    """Prompts, the real clips and pictures that samples are compared with, and the judges; loaded once.
+
+    count: clips a row; of real clips there are `real`, of the same prompts first, and of the pictures of each style as
+    many. frames, size: of the clips.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        real: int = 1024,
+        tuning: bool = False,
+        styles: Iterable[str] = world.STYLES,
+        batch: int = 16,
+        motions: Path | None = None,
+    ) -> None:
+        """motions: folder that keeps the teachers' motion between processes."""
+        split, self.seed = TUNING if tuning else HELD_OUT
+        self.specs = [world.spec(split, i) for i in range(count)]
+        self.prompts = [s.caption for s in self.specs]
+        self.batch, self._motions = batch, motions
+        self.judge = Judge.load(zoo.judge_file())
+        numbers = range(max(count, real))
+        self.evaluator = Evaluator(
+            METRICS, (world.film([world.spec(split, i)], "broadcast").video for i in numbers), zoo.VIDEO_FEATURES,
+            zoo.CLIP, self._pictures("studio", split, len(numbers)),
+        )  # fmt: skip
+        scorer = self.evaluator.scorer
+        assert scorer is not None
+        assert self.evaluator.pictures is not None
+        self.styles = {"studio": self.evaluator.pictures}
+        for style in styles:
+            if style != "studio":
+                seen = picture_features(scorer, self._pictures(style, split, len(numbers)))
+                self.styles[style] = FrechetStatistics.from_features(seen, f"{style} pictures")
+
+    @staticmethod
+    def _pictures(style: str, split: str, count: int) -> Iterable[Tensor]:
+        return (picture.image for picture in PocketPictures(style, (64, 64), count, split))
+
+    def motion(self, maker: Maker, shape: tuple[int, tuple[int, int]]) -> np.ndarray:
+        """The motion of the clips that the teacher makes of these prompts and seeds, (count,)."""
+        name, mark = maker.name, ""
+        if maker.card is not None:
+            name, mark = maker.card.teacher.name, maker.card.teacher.fingerprint
+        mark = mark or fingerprint(maker.model.denoiser.network)
+        file = None
+        if self._motions is not None:
+            size = f"{shape[0]}x{shape[1][0]}x{shape[1][1]}"
+            file = self._motions / f"{Path(name).name}-{mark[:12]}-{size}-{self.seed}-{len(self.prompts)}.npy"
+            if file.exists():
+                return np.load(file)
+        found = motion_of(load_maker(name), self.prompts, self.seed, self.batch, silent, *shape)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(".partial.npy")
+            np.save(partial, found)
+            partial.rename(file)
+        return found
+
+    def row(
+        self,
+        maker: Maker,
+        method: str,
+        steps: int,
+        sampler: str | None = None,
+        guidance: float | None = None,
+        style: str = "studio",
+        shape: tuple[int, tuple[int, int]] | None = None,
+        progress: Progress = silent,
+        **kept: Any,
+    ) -> Row:
+        """Make a clip for every prompt and score them.
+
+        style: whose pictures the row's `fid` compares with (`fids` has them all). shape: frames and size (H, W),
+        default the model's own; the judge sees clips brought to its own. kept: further fields of the row.
+        """
+        teacher = Path(maker.card.teacher.name if maker.card else maker.name).name
+        shape = shape or (maker.frames, maker.size)
+        motion = self.motion(maker, shape)
+        self.evaluator.reset()
+        self.evaluator.pictures = self.styles[style]
+        videos, begun = [], time.monotonic()
+        for clips, texts in made(
+            maker, self.prompts, self.seed, steps, sampler, guidance, self.batch, progress, f"{method}, {steps} steps",
+            *shape,
+        ):  # fmt: skip
+            videos.append(_as_judged(clips))
+            self.evaluator.add(clips, texts)
+        seconds = (time.monotonic() - begun) / len(self.prompts)
+        right = verdict(self.judge, torch.cat(videos), self.specs)
+        frames = self.evaluator.values("fid")
+        return self.evaluator.row(
+            teacher=teacher, method=method, sampler=maker.sampler(sampler).name, steps=steps,
+            guidance=maker.guidance(guidance), teacher_motion=motion, seconds=seconds,
+            action_accuracy=float(right["action"].mean()), scene_accuracy=float(right["scene"].mean()),
+            colour_accuracy=float(right["colours"].mean()),
+            fids={name: round(fid(frames, pictures), 4) for name, pictures in self.styles.items()}, **kept,
+        )  # fmt: skip
+
+
+def _as_judged(clips: Tensor) -> Tensor:
+    """Clips (B, 3, T, H, W) at the judge's 8 frames of 64 x 64."""
+    clips = clips[:, :, frame_index(clips.shape[2], 8)]
+    if clips.shape[-2:] == (64, 64):
+        return clips
+    frames = resize(clips.transpose(1, 2).flatten(0, 1), (64, 64), "bilinear")
+    return frames.unflatten(0, (len(clips), -1)).transpose(1, 2)
+
+
+def line(row: Row) -> str:
+    """A row for the screen."""
+    ratio = "-" if row.motion_ratio is None else f"{row.motion_ratio:.2f}"
+    return (
+        f"{row.teacher} {row.method} {row.steps} steps, guidance {row.guidance:g}: FVD {row.fvd:.2f}  "
+        f"FID {row.fid:.3f}  CLIPSIM {row.clipsim:.1f}  motion {ratio}  action {row.action_accuracy:.3f}  "
+        f"scene {row.scene_accuracy:.3f}  colours {row.colour_accuracy:.3f}  {row.seconds:.2f} s a clip"
+    )

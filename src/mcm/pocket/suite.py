@@ -1,0 +1,109 @@
+"""The laboratory's suite: every system of the paper's table on both pocket teachers, the picture styles, the ablations.
+
+Same budget (updates, clips, adapters' rank) and four tuning trials for every system; the paper's table is arXiv
+2406.06890, table 1, its picture styles table 2, its ablations table 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mcm.bench import GUIDANCE, Scorer, Suite, System
+from mcm.pocket.world import STYLES
+
+TEACHERS = ("pocket-animatediff", "pocket-modelscope")
+RATES = ({"optim.lr": 2.5e-4}, {"optim.lr": 5e-4}, {"optim.lr": 1e-3}, {"optim.lr": 2e-3})
+SCALES = tuple({GUIDANCE: scale} for scale in (1.5, 2.0, 3.0, 4.5))
+# What an adversary needs besides a rate: how strong it is.
+WEIGHTS = (
+    {"optim.lr": 5e-4, "method.adversarial_weight": 0.1}, {"optim.lr": 5e-4, "method.adversarial_weight": 0.3},
+    {"optim.lr": 1e-3, "method.adversarial_weight": 0.1}, {"optim.lr": 1e-3, "method.adversarial_weight": 0.3},
+)  # fmt: skip
+REPRESENTATIONS = (
+    "raw", "difference", "low", "high", "local-correlation", "global-correlation", "scaled-correlation",
+    "learnable-heavy",
+)  # fmt: skip
+LARGE = {"data.frames": 16, "data.size": [128, 128]}
+
+
+def systems() -> list[System]:
+    """All of them, the ones that others are like first."""
+    found: list[System] = []
+    for teacher in TEACHERS:
+        found += _table(teacher) + _styles(teacher)
+    return found + _ablations("pocket-modelscope") + _large("pocket-animatediff")
+
+
+def _table(teacher: str) -> list[System]:
+    """The paper's table on a teacher."""
+    rows = [
+        System(teacher, "dpm++", sampler="dpm++", trials=SCALES, steps=(25,), part="25"),
+        System(teacher, "dpm++", sampler="dpm++", trials=SCALES),
+        System(teacher, "ddim", sampler="ddim", trials=SCALES),
+        System(teacher, "lcm", {"method.name": "lcm"}, trials=RATES),
+        System(teacher, "lcm", {"method.name": "lcm"}, like=f"{teacher}.lcm", seed=1),
+        System(teacher, "lcm+frames", {"method.name": "lcm", "method.adversary": "video"}, trials=WEIGHTS),
+        System(teacher, "mcm", trials=WEIGHTS),
+        System(teacher, "mcm", like=f"{teacher}.mcm", seed=1),
+    ]
+    if teacher == "pocket-animatediff":  # both methods train spatial and temporal layers apart
+        rows.append(System(teacher, "animatelcm", {"method.name": "animatelcm"}, trials=RATES))
+        # A progressive method's student is made for one number of steps: four of them, each of a whole budget.
+        name = "animatediff-lightning"
+        for steps in (4, 8, 2, 1):
+            settings = {"method.name": name, "method.final_steps": steps}
+            how: Mapping[str, Any] = {"trials": RATES} if steps == 4 else {"like": f"{teacher}.{name}.4"}
+            rows.append(System(teacher, name, settings, steps=(steps,), part=str(steps), **how))
+    return rows
+
+
+def _styles(teacher: str) -> list[System]:
+    """Frames that look like pictures: at once, and, for studio, in two stages (distil first, then the frames)."""
+    like = f"{teacher}.mcm"
+
+    def pictures(style: str) -> dict[str, str]:
+        return {"method.adversary": "pictures", "data.images": f"pocket:{style}"}
+
+    rows = [System(teacher, f"mcm+{style}", pictures(style), like=like, style=style) for style in STYLES]
+    second = {"method.name": "frames", **pictures("studio")}
+    return [*rows, System(teacher, "two-stage+studio", second, first={"method.name": "lcm"}, like=like)]
+
+
+def _ablations(teacher: str) -> list[System]:
+    """What each part of MCM is worth, at a quarter of the budget beside MCM at a quarter."""
+    parts: dict[str, dict[str, Any]] = {"mcm": {}}
+    parts |= {f"motion-{name}": {"method.motion": name} for name in REPRESENTATIONS}
+    parts |= {f"lambda-{share:g}": {"method.generated_probability": share} for share in (0.0, 0.25, 0.75, 1.0)}
+    parts["multi-step"] = {"method.trajectory": "multi-step"}
+    parts["no-adversary"] = {"method.adversary": "none"}
+    parts["studio-pictures"] = {"method.adversary": "pictures", "data.images": "pocket:studio"}
+    parts |= {f"weight-{weight:g}": {"method.adversarial_weight": weight} for weight in (0.03, 1.0, 3.0)}
+    like = f"{teacher}.mcm"
+    return [
+        # `last` goes over what was found for MCM, which may set the same weight.
+        System(teacher, f"quarter-{name}", like=like, last=settings, share=0.25)
+        for name, settings in parts.items()
+    ]
+
+
+def _large(teacher: str) -> list[System]:
+    """Twice the size and twice the frames that the teacher was trained at."""
+    shape = (16, (128, 128))
+    return [
+        System(teacher, "dpm++-large", sampler="dpm++", like=f"{teacher}.dpm++.25", steps=(25,), shape=shape),
+        System(teacher, "mcm-large", LARGE, like=f"{teacher}.mcm", share=0.25, shape=shape),
+    ]
+
+
+def scorer(count: int, tuning: bool, out: Path) -> Scorer:
+    from mcm.pocket.scoring import Scoring
+
+    return Scoring(count, 1024, tuning, motions=out / "motions")
+
+
+SUITE = Suite(
+    "pocket", tuple(systems()), scorer,
+    shared={"data.laboratory_clips": 1024, "training.save_every": 50, "training.keep": 1},
+)  # fmt: skip

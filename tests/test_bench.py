@@ -1,0 +1,179 @@
+"""The bench: one way for every system, nothing made twice, the best trial taken, the table in the suite's order."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny_run import make_material, recipe
+
+from mcm.bench import GUIDANCE, Bench, Suite, System, bench, suite, together
+from mcm.card import StudentCard
+from mcm.errors import UserError
+from mcm.evaluation.report import Report, Row
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_material(tmp_path_factory.mktemp("bench"))
+
+
+class Counting:
+    """Scores a system by what it really makes: the mean of a clip's pixels, as far from 0 as can be is worst."""
+
+    evaluator: Any = SimpleNamespace(protocol=dict)
+
+    def __init__(self, count: int, tuning: bool, out: Path) -> None:
+        self.count, self.tuning, self.asked = count, tuning, []
+
+    def row(self, maker: Any, method: str, steps: int, sampler: Any = None, guidance: Any = None, **kept: Any) -> Row:
+        self.asked.append((method, steps, guidance))
+        z = maker.latents(["a red puppet walks"] * 2, [0, 1], steps, sampler, guidance)
+        own = {key: kept[key] for key in ("seed", "updates") if key in kept}
+        return Row(
+            teacher="tiny", method=method, sampler=maker.sampler(sampler).name, steps=steps,
+            guidance=maker.guidance(guidance), n=self.count, fvd=float(z.mean().abs()), **own,
+        )  # fmt: skip
+
+
+def tiny_suite(place: Path, *systems: System, **changed: Any) -> Suite:
+    teacher = str(place / "animatediff")
+    how: dict[str, Any] = {"updates": 4, "tuning": 0.5, "count": 3, "trial_count": 2, "trial_steps": 2}
+    return Suite("tiny", systems, Counting, recipes={teacher: recipe(place)}, **{**how, **changed})
+
+
+def lcm(place: Path, **changed: Any) -> System:
+    how: dict[str, Any] = {"settings": {"method.name": "lcm"}, "steps": (1, 2), **changed}
+    return System(str(place / "animatediff"), how.pop("method", "lcm"), **how)
+
+
+def test_the_best_trial_is_made_at_the_whole_budget(place: Path, tmp_path: Path) -> None:
+    system = lcm(place, trials=({"optim.lr": 1e-5}, {"optim.lr": 3e-2}))
+    report = bench(tiny_suite(place, system), tmp_path / "out")
+    tried = json.loads((tmp_path / "out" / "tuning" / "animatediff.lcm.json").read_text())
+    assert [one["settings"] for one in tried] == [{"optim.lr": 1e-5}, {"optim.lr": 3e-2}]
+    best = min(tried, key=lambda one: one["fvd"])["settings"]["optim.lr"]
+    assert tried[0]["fvd"] != tried[1]["fvd"]
+    card = StudentCard.load(tmp_path / "out" / "students" / "animatediff.lcm" / "student")
+    assert card.provenance.recipe["optim"]["lr"] == best
+    assert card.provenance.updates == 4
+    trial = StudentCard.load(tmp_path / "out" / "tuning" / "animatediff.lcm" / "0" / "student")
+    assert (trial.provenance.updates, card.provenance.seed) == (2, 0)
+    assert trial.provenance.seed != card.provenance.seed  # what was tuned on is not what is reported
+    assert [(row.steps, row.seed, row.updates) for row in report.rows] == [(1, 0, 4), (2, 0, 4)]
+    assert report.provenance["systems"]["animatediff.lcm"]["settings"]["optim.lr"] == best
+
+
+def test_what_exists_is_not_made_again(place: Path, tmp_path: Path) -> None:
+    system = lcm(place)
+    made = tiny_suite(place, system)
+    bench(made, tmp_path)
+    file = tmp_path / "rows" / "animatediff.lcm.json"
+    rows = Report.load(file)
+    Report(rows.rows[:1], rows.provenance).save(file)  # stopped between the cells
+    work = Bench(made, tmp_path)
+    work.measure(system)
+    assert work.held_out.asked == [("lcm", 2, None)]  # pyright: ignore[reportAttributeAccessIssue]
+    assert Report.load(file).rows == rows.rows
+    again = Bench(made, tmp_path)
+    again.measure(system)
+    assert "held_out" not in vars(again)  # nothing was even loaded
+
+
+def test_another_budget_needs_another_folder(place: Path, tmp_path: Path) -> None:
+    made = tiny_suite(place, lcm(place))
+    bench(made, tmp_path)
+    with pytest.raises(UserError, match="updates is 4 there and 5 here"):
+        bench(replace(made, updates=5), tmp_path)
+
+
+def test_a_system_takes_what_was_found_for_another(place: Path, tmp_path: Path) -> None:
+    first = lcm(place, trials=({"optim.lr": 1e-5}, {"optim.lr": 3e-2}))
+    like = lcm(place, method="other", like="animatediff.lcm", last={"optim.warmup": 3}, share=0.5, steps=(1,), seed=1)
+    made = tiny_suite(place, like, first)
+    report = bench(made, tmp_path)
+    cards = [
+        StudentCard.load(tmp_path / "students" / name / "student").provenance
+        for name in ("animatediff.lcm", "animatediff.other.seed1")
+    ]
+    assert cards[0].recipe["optim"]["lr"] == cards[1].recipe["optim"]["lr"]
+    assert (cards[1].recipe["optim"]["warmup"], cards[1].updates, cards[1].seed) == (3, 2, 1)
+    assert [row.method for row in report.rows] == ["other", "lcm", "lcm"]  # in the suite's order
+
+
+def test_two_stages_share_the_budget_and_the_second_begins_where_the_first_ended(place: Path, tmp_path: Path) -> None:
+    pictures = {"method.name": "frames", "method.adversary": "pictures", "data.images": str(place / "pictures")}
+    system = lcm(place, method="two-stage", settings=pictures, first={"method.name": "lcm"}, steps=(1,))
+    bench(tiny_suite(place, system), tmp_path)
+    run, before = (tmp_path / "students" / f"animatediff.two-stage{part}" for part in ("", ".first"))
+    first, second = (StudentCard.load(at / "student").provenance for at in (before, run))
+    assert (first.recipe["method"]["name"], first.updates) == ("lcm", 2)
+    assert (second.recipe["method"]["name"], second.updates) == ("frames", 2)
+    assert second.recipe["student"]["start"] == str(before)
+
+
+def test_the_teachers_own_samplers_are_tuned_by_guidance(place: Path, tmp_path: Path) -> None:
+    scales = tuple({GUIDANCE: scale} for scale in (1.0, 3.0, 8.0))
+    system = System(str(place / "animatediff"), "ddim", sampler="ddim", trials=scales, steps=(3,))
+    report = bench(tiny_suite(place, system), tmp_path)
+    tried = json.loads((tmp_path / "tuning" / "animatediff.ddim.json").read_text())
+    assert len({one["fvd"] for one in tried}) == 3
+    assert report.rows[0].guidance == min(tried, key=lambda one: one["fvd"])["settings"][GUIDANCE]
+    assert report.rows[0].updates is None
+    assert not (tmp_path / "students").exists()
+
+
+def test_a_part_of_a_suite(place: Path, tmp_path: Path) -> None:
+    made = tiny_suite(place, lcm(place), lcm(place, method="other"))
+    bench(made, tmp_path, only=["*.other"])
+    assert {row.method for row in together(made, tmp_path).rows} == {"other"}
+    with pytest.raises(UserError, match="no system of the suite tiny fits nothing"):
+        bench(made, tmp_path, only=["nothing"])
+
+
+def test_the_pocket_suite_is_the_papers_table() -> None:
+    pocket = suite("pocket")
+    names = [system.name for system in pocket.systems]
+    assert len(set(names)) == len(names)
+    for system in pocket.systems:
+        assert system.like is None or system.like in names
+        if system.sampler is None:
+            pocket.recipe(system.teacher)  # exists
+        assert len(system.trials) in (0, 4), "the same number of trials for all"
+        assert (system.like is None) == (len(system.trials) == 4)
+    methods = {system.method for system in pocket.systems}
+    assert {"ddim", "dpm++", "lcm", "lcm+frames", "animatelcm", "animatediff-lightning", "mcm"} <= methods
+    for teacher in ("pocket-animatediff", "pocket-modelscope"):
+        table = [s for s in pocket.systems if s.teacher == teacher]
+        for method in ("lcm", "mcm"):
+            assert {s.seed for s in table if s.method == method} == {0, 1}
+    with pytest.raises(UserError, match=r"unknown suite 'pokcet'.*pocket"):
+        suite("pokcet")
+
+
+@pytest.mark.parametrize("system", [s for s in suite("pocket").systems if s.sampler is None], ids=lambda s: s.name)
+def test_every_setting_of_the_pocket_suite_is_one(system: System) -> None:
+    from mcm.recipe import apply_overrides
+
+    pocket = suite("pocket")
+    found = system if system.like is None else pocket.named(system.like)
+    for trial in found.trials or ({},):
+        built = apply_overrides(
+            pocket.recipe(system.teacher), {**pocket.shared, **system.settings, **trial, **system.last}
+        )
+        built.method.build()
+
+
+def test_scores_are_of_the_held_out_prompts_and_trials_of_others(tmp_path: Path) -> None:
+    from mcm.pocket import world
+    from mcm.pocket.scoring import Scoring
+
+    tuning = Scoring(4, 8, tuning=True, styles=())
+    reported = Scoring(4, 8, styles=())
+    assert reported.prompts == world.held_out_prompts(4)
+    assert not set(tuning.prompts) & set(world.held_out_prompts(len(world.HELD_OUT_COMBINATIONS) * 3))
+    assert tuning.seed != reported.seed
