@@ -177,3 +177,26 @@ def test_scores_are_of_the_held_out_prompts_and_trials_of_others(tmp_path: Path)
     assert reported.prompts == world.held_out_prompts(4)
     assert not set(tuning.prompts) & set(world.held_out_prompts(len(world.HELD_OUT_COMBINATIONS) * 3))
     assert tuning.seed != reported.seed
+
+
+def test_curves_and_a_wall_of_what_is_finished(place: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from mcm.bench.pictures import draw
+
+    teacher = str(place / "animatediff")
+    systems = (
+        System(teacher, "ddim", sampler="ddim", steps=(2,), table=True), lcm(place, steps=(2,), table=True),
+        lcm(place, method="never made", table=True), lcm(place, method="aside", steps=(2,)),
+    )  # fmt: skip
+    made = tiny_suite(place, *systems, shown=("a red puppet walks", "a puppet at night"))
+    only = ["*.ddim", "*.lcm", "*.aside"]
+    bench(made, tmp_path, only=only)
+    report = together(made, tmp_path)
+    # (The counting scorer calls every teacher "tiny"; the wall looks for the teacher's own name.)
+    report.rows[:] = [replace(row, teacher="animatediff") for row in report.rows]
+    drawn = draw(made, tmp_path, report)
+    assert [path.name for path in drawn] == ["curves.svg", "curves.png", "wall-animatediff.gif"]
+    with Image.open(drawn[-1]) as wall:
+        assert wall.n_frames == 16  # pyright: ignore[reportAttributeAccessIssue]
+        assert wall.width > 2 * 32  # two columns of 16 pixels, twice their size

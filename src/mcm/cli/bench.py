@@ -46,6 +46,7 @@ def bench(
     threads: Annotated[
         int | None, Parameter(help="cores in use [default: all]", validator=validators.Number(gte=1))
     ] = None,
+    pictures: Annotated[bool, Parameter(help="draw the step curves and the video walls")] = True,
     names: Annotated[
         bool, Parameter(name="--list", negative="", show_default=False, help="name the systems, and make nothing")
     ] = False,
@@ -54,6 +55,7 @@ def bench(
     """Measure every system of a suite: same budget, same tuning, held-out prompts."""
     from mcm.bench import bench as run
     from mcm.bench import suite as suite_named
+    from mcm.bench.pictures import draw
 
     with usage():
         found = suite_named(suite)
@@ -70,12 +72,15 @@ def bench(
         torch.set_num_threads(threads)
     with progress() as told:
         report = run(found, out, only, jobs, told)
+    drawn = draw(found, out, report) if pictures else []
     if json:
         tell({"rows": [row.to_dict() for row in report.rows], "provenance": report.provenance})
         return
     for teacher in dict.fromkeys(row.teacher for row in report.rows):
         rows = [row for row in report.rows if row.teacher == teacher]
         show(teacher, list(_COLUMNS), [[_cell(getattr(row, name)) for name in _COLUMNS] for row in rows])
+    for path in drawn:
+        say(f"drawn: {path}")
     say(f"all rows: {out / f'{found.name}.json'}")
 
 

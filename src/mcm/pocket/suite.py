@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mcm.bench import GUIDANCE, Scorer, Suite, System
-from mcm.pocket.world import STYLES
+from mcm.bench.suite import GUIDANCE, Scorer, Suite, System
+from mcm.pocket.world import DOING, STYLES, held_out_prompts
 
 TEACHERS = ("pocket-animatediff", "pocket-modelscope")
 RATES = ({"optim.lr": 2.5e-4}, {"optim.lr": 5e-4}, {"optim.lr": 1e-3}, {"optim.lr": 2e-3})
@@ -40,22 +40,22 @@ def _table(teacher: str) -> list[System]:
     """The paper's table on a teacher."""
     rows = [
         System(teacher, "dpm++", sampler="dpm++", trials=SCALES, steps=(25,), part="25"),
-        System(teacher, "dpm++", sampler="dpm++", trials=SCALES),
-        System(teacher, "ddim", sampler="ddim", trials=SCALES),
-        System(teacher, "lcm", {"method.name": "lcm"}, trials=RATES),
-        System(teacher, "lcm", {"method.name": "lcm"}, like=f"{teacher}.lcm", seed=1),
-        System(teacher, "lcm+frames", {"method.name": "lcm", "method.adversary": "video"}, trials=WEIGHTS),
-        System(teacher, "mcm", trials=WEIGHTS),
-        System(teacher, "mcm", like=f"{teacher}.mcm", seed=1),
+        System(teacher, "dpm++", sampler="dpm++", trials=SCALES, table=True),
+        System(teacher, "ddim", sampler="ddim", trials=SCALES, table=True),
+        System(teacher, "lcm", {"method.name": "lcm"}, trials=RATES, table=True),
+        System(teacher, "lcm", {"method.name": "lcm"}, like=f"{teacher}.lcm", seed=1, table=True),
+        System(teacher, "lcm+frames", {"method.name": "lcm", "method.adversary": "video"}, trials=WEIGHTS, table=True),
+        System(teacher, "mcm", trials=WEIGHTS, table=True),
+        System(teacher, "mcm", like=f"{teacher}.mcm", seed=1, table=True),
     ]
     if teacher == "pocket-animatediff":  # both methods train spatial and temporal layers apart
-        rows.append(System(teacher, "animatelcm", {"method.name": "animatelcm"}, trials=RATES))
+        rows.append(System(teacher, "animatelcm", {"method.name": "animatelcm"}, trials=RATES, table=True))
         # A progressive method's student is made for one number of steps: four of them, each of a whole budget.
         name = "animatediff-lightning"
         for steps in (4, 8, 2, 1):
             settings = {"method.name": name, "method.final_steps": steps}
             how: Mapping[str, Any] = {"trials": RATES} if steps == 4 else {"like": f"{teacher}.{name}.4"}
-            rows.append(System(teacher, name, settings, steps=(steps,), part=str(steps), **how))
+            rows.append(System(teacher, name, settings, steps=(steps,), part=str(steps), table=True, **how))
     return rows
 
 
@@ -97,6 +97,13 @@ def _large(teacher: str) -> list[System]:
     ]
 
 
+def one_of_each() -> list[str]:
+    """The first held-out prompt of every action that there is."""
+    prompts = held_out_prompts()
+    firsts = (next((p for p in prompts if doing in p), None) for doing in DOING.values())
+    return [prompt for prompt in firsts if prompt is not None]
+
+
 def scorer(count: int, tuning: bool, out: Path) -> Scorer:
     from mcm.pocket.scoring import Scoring
 
@@ -105,5 +112,5 @@ def scorer(count: int, tuning: bool, out: Path) -> Scorer:
 
 SUITE = Suite(
     "pocket", tuple(systems()), scorer,
-    shared={"data.laboratory_clips": 1024, "training.save_every": 50, "training.keep": 1},
+    shown=tuple(one_of_each()), shared={"data.laboratory_clips": 1024, "training.save_every": 50, "training.keep": 1},
 )  # fmt: skip

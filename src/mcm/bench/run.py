@@ -1,114 +1,26 @@
-"""Many distillations, one table: a suite of systems, tuned alike, trained alike, scored alike.
-
-    bench(suite("pocket"), "runs/bench")
-
-A suite says what the systems are; see `mcm.pocket.suite`. Every system takes the same way: each of its trials (equally
-many for all) is made at a part of the budget and scored on the tuning prompts, the best one is made at the whole
-budget and scored on held-out prompts with seeds of their own. All is resumable: what has its file in the folder is
-not made again.
+"""The work of a bench: trials, distillations and scores, each in its own file, so that all is resumable.
 
 The folder: tuning/NAME.json and rows/NAME.json (a system each), students/NAME/ (runs), SUITE.json (all rows together).
 """
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from mcm.errors import UserError, nearest
-from mcm.evaluation.report import Report, Row, provenance
+from mcm.bench.suite import GUIDANCE, Scorer, Suite, System
+from mcm.errors import UserError
+from mcm.evaluation.report import Report, provenance
 from mcm.output import Progress, claim, silent, write_json
-from mcm.recipe import Recipe, apply_overrides
-from mcm.recipes import load_recipe
-
-GUIDANCE = "guidance"  # what a trial of a teacher's own sampler changes; a student's are settings of its recipe
-
-
-@dataclass(frozen=True)
-class System:
-    """One line of the table.
-
-    settings: of the teacher's recipe; none for the teacher's own `sampler`. first: settings of a stage before, which
-    takes half of the updates. trials: changes to try, equally many for all; none for a system that is made with what
-    was found for the system `like`. last: settings that go over what was found. share: of the budget. style: the
-    pictures that its frames' FID is of. shape: frames and size (H, W) of its clips, where they are not the model's own.
-    """
-
-    teacher: str
-    method: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    sampler: str | None = None
-    first: Mapping[str, Any] | None = None
-    trials: Sequence[Mapping[str, Any]] = ()
-    like: str | None = None
-    last: Mapping[str, Any] = field(default_factory=dict)
-    shape: tuple[int, tuple[int, int]] | None = None
-    steps: tuple[int, ...] = (1, 2, 4, 8)
-    share: float = 1.0
-    seed: int = 0
-    style: str = "studio"
-    part: str = ""
-
-    @property
-    def name(self) -> str:
-        """Unique in its suite, and good for a folder: "pocket-animatediff.mcm", with part and training seed if any."""
-        ending = (f".{self.part}" if self.part else "") + (f".seed{self.seed}" if self.seed else "")
-        return f"{Path(self.teacher).name}.{self.method}{ending}"
-
-
-class Scorer(Protocol):
-    """What a suite brings to score with; see `mcm.pocket.scoring.Scoring`."""
-
-    evaluator: Any
-
-    def row(self, maker: Any, method: str, steps: int, sampler: str | None, guidance: float | None, **kept: Any) -> Row:
-        """Make clips and score them."""
-        ...
-
-
-@dataclass(frozen=True)
-class Suite:
-    """Systems and their budget.
-
-    recipes: by teacher; default the recipe of the teacher's name. updates: of a whole run; tuning: the share of them that a trial takes. count: clips a cell; trial_count: of a
-    trial's. scorer(count, tuning): see `Scorer`. shared: settings of every run.
-    """
-
-    name: str
-    systems: tuple[System, ...]
-    scorer: Callable[[int, bool, Path], Scorer]
-    updates: int = 300
-    tuning: float = 0.25
-    count: int = 512
-    trial_count: int = 128
-    trial_steps: int = 4
-    shared: Mapping[str, Any] = field(default_factory=dict)
-    recipes: Mapping[str, Recipe] = field(default_factory=dict)
-
-    def recipe(self, teacher: str) -> Recipe:
-        return self.recipes[teacher] if teacher in self.recipes else load_recipe(teacher)
-
-    def chosen(self, only: Sequence[str] = ()) -> list[System]:
-        """The systems whose names fit one of the patterns; all without any. UserError where nothing fits."""
-        if not only:
-            return list(self.systems)
-        found = [s for s in self.systems if any(fnmatch.fnmatch(s.name, pattern) for pattern in only)]
-        if not found:
-            names = [s.name for s in self.systems]
-            raise UserError(f"no system of the suite {self.name} fits {' '.join(only)}{nearest(only[0], names)}")
-        return found
-
-    def named(self, name: str) -> System:
-        return next(s for s in self.systems if s.name == name)
+from mcm.recipe import apply_overrides
 
 
 class Bench:
@@ -261,7 +173,7 @@ def _in_processes(suite: Suite, out: Path, todo: Sequence[System], jobs: int, pr
         log = out / "logs" / f"{system.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "mcm", "bench", suite.name, "--out", str(out), "--only", system.name]
-        command += ["--jobs", "1", "--threads", str(threads)]
+        command += ["--jobs", "1", "--threads", str(threads), "--no-pictures"]
         command += ["--updates", str(suite.updates), "--count", str(suite.count)]
         with open(log, "w") as said:
             return system, subprocess.run(command, stdout=said, stderr=said).returncode
@@ -281,17 +193,3 @@ def _cores() -> int:
     import torch
 
     return torch.get_num_threads()
-
-
-def suites() -> Iterator[str]:
-    """Names of the suites that there are."""
-    yield "pocket"
-
-
-def suite(name: str) -> Suite:
-    """The suite of that name; UserError for an unknown one."""
-    if name not in suites():
-        raise UserError(f"unknown suite {name!r}: expected {', '.join(suites())}{nearest(name, list(suites()))}")
-    from mcm.pocket.suite import SUITE
-
-    return SUITE

@@ -1,0 +1,70 @@
+"""Step curves: a report's metrics against the number of steps, as SVG or PNG (by the file's suffix)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mcm.errors import UserError
+from mcm.evaluation.report import Row
+from mcm.output import whole
+
+METRICS = {"fvd": "FVD (lower is better)", "clipsim": "CLIPSIM (higher is better)", "motion_ratio": "motion ratio (1)"}
+
+
+def step_curves(path: str | Path, rows: Sequence[Row], metrics: dict[str, str] = METRICS) -> Path:
+    """One line for each method of `rows`, over 1, 2, 4 ... steps; a panel for each teacher and metric.
+
+    Rows of one method and number of steps (other training seeds) are averaged; bars are the 95 % intervals, the widest
+    of them. Raises UserError where matplotlib is not installed, or nothing can be drawn.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError(
+            "step curves need matplotlib: pip install 'motion-consistency[bench]', or go without"
+        ) from error
+    teachers = list(dict.fromkeys(row.teacher for row in rows))
+    if not teachers:
+        raise UserError("step curves: the report has no rows to draw")
+    figure = Figure(figsize=(4.2 * len(metrics), 3.2 * len(teachers)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels: Any = figure.subplots(len(teachers), len(metrics), squeeze=False)
+    for teacher, line in zip(teachers, panels, strict=True):
+        own = [row for row in rows if row.teacher == teacher]
+        for (metric, title), panel in zip(metrics.items(), line, strict=True):
+            for number, method in enumerate(dict.fromkeys(row.method for row in own)):
+                _line(panel, [row for row in own if row.method == method], metric, method, f"C{number}")
+            steps = sorted({row.steps for row in own})
+            panel.set_xscale("log", base=2)
+            panel.set_xticks(steps, [str(step) for step in steps])
+            panel.set_title(f"{teacher}: {title}", fontsize=9)
+            panel.set_xlabel("steps", fontsize=8)
+            panel.tick_params(labelsize=8)
+            panel.grid(alpha=0.3)
+        line[0].legend(fontsize=7)
+    path = Path(path)
+    with whole(path) as partial:
+        # No date inside: the same numbers make the same file.
+        kept: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 150}
+        figure.savefig(partial, **kept)
+    return path
+
+
+def _line(panel: Any, rows: Sequence[Row], metric: str, method: str, colour: str) -> None:
+    points = []
+    for steps in sorted({row.steps for row in rows}):
+        here = [row for row in rows if row.steps == steps and getattr(row, metric) is not None]
+        if not here:
+            continue
+        value = sum(getattr(row, metric) for row in here) / len(here)
+        ends = [row.intervals[metric] for row in here if metric in row.intervals]
+        low = min((low for low, _ in ends if low is not None), default=value)
+        high = max((high for _, high in ends if high is not None), default=value)
+        points.append((steps, value, max(0.0, value - low), max(0.0, high - value)))
+    if points:
+        steps, values, below, above = zip(*points, strict=True)
+        look = {"marker": "o", "ms": 3, "lw": 1.2, "capsize": 2, "color": colour}
+        panel.errorbar(steps, values, yerr=(below, above), label=method, **look)

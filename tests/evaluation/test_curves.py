@@ -1,0 +1,57 @@
+"""Step curves: a line for each method, a panel for each teacher and metric, the same file from the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mcm.errors import UserError
+from mcm.evaluation.curves import step_curves
+from mcm.evaluation.report import Row
+
+
+def row(method: str, steps: int, fvd: float | None, seed: int | None = None, teacher: str = "one") -> Row:
+    ends = {} if fvd is None else {"fvd": [fvd - 1, fvd + 2]}
+    return Row(
+        teacher=teacher, method=method, sampler="x", steps=steps, guidance=1, n=4, fvd=fvd, seed=seed, intervals=ends
+    )
+
+
+def points(svg: str) -> int:
+    return svg.count("<use ")
+
+
+def test_a_picture_of_every_kind(tmp_path: Path) -> None:
+    rows = [row(method, steps, 10 / steps) for method in ("ddim", "mcm") for steps in (1, 2, 4)]
+    svg = step_curves(tmp_path / "deep" / "curves.svg", rows, {"fvd": "FVD"}).read_text()
+    assert svg.lstrip().startswith("<?xml")
+    with Image.open(step_curves(tmp_path / "curves.png", rows)) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+    more = step_curves(tmp_path / "more.svg", [*rows, row("lcm", 1, 3.0)], {"fvd": "FVD"}).read_text()
+    assert points(more) > points(svg)
+    assert {path.name for path in tmp_path.iterdir()} == {"deep", "curves.png", "more.svg"}  # nothing half-written
+
+
+def test_seeds_are_averaged_and_missing_values_left_out(tmp_path: Path) -> None:
+    both = [row("mcm", 1, 2.0, seed=0), row("mcm", 1, 4.0, seed=1), row("mcm", 2, None)]
+    middle = Row(
+        teacher="one", method="mcm", sampler="x", steps=1, guidance=1, n=4, fvd=3.0, intervals={"fvd": [1.0, 6.0]}
+    )
+    files = [
+        step_curves(tmp_path / f"{name}.svg", rows, {"fvd": "FVD"}).read_text()
+        for name, rows in (("both", both), ("middle", [middle, row("mcm", 2, None)]))
+    ]
+    assert _paths(files[0]) == _paths(files[1])
+
+
+def _paths(svg: str) -> list[str]:
+    return [line for line in svg.splitlines() if line.strip().startswith('<path d="M')]
+
+
+def test_no_rows_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no rows"):
+        step_curves(tmp_path / "curves.svg", [])
