@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,6 +67,25 @@ def tiny_modelscope(folder: Path, seed: int = 0) -> Path:
         network.save_pretrained(folder / "unet")
         _save_rest(folder)
     _index(folder, "TextToVideoSDPipeline")
+    return folder
+
+
+def tiny_controlnet(folder: Path, seed: int = 0, **changed: Any) -> Path:
+    """A ControlNetModel for `tiny_animatediff`, whose word is heard from the start; `changed`: its settings."""
+    from diffusers import ControlNetModel
+
+    settings: dict[str, Any] = {
+        "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8, "attention_head_dim": 2,
+        "cross_attention_dim": WIDTH, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "conditioning_embedding_out_channels": (4, 8),
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ControlNetModel(**(settings | changed))
+        _wake(network)
+        for part in (network.controlnet_cond_embedding.conv_in, network.controlnet_cond_embedding.conv_out):
+            part.weight.data *= 20  # thin lines must be seen
+        network.save_pretrained(folder)
     return folder
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,12 @@ import torch
 from torch import Tensor
 
 from mcm.card import CARD, StudentCard, card_path
+from mcm.data.open import open_pose
+from mcm.data.poses import Poses
 from mcm.data.video import write_video
 from mcm.diffusion.paths import Denoised, path_from_config
 from mcm.errors import UserError
+from mcm.models.control import FrameControl, load_controlnet
 from mcm.models.fingerprint import fingerprint
 from mcm.models.guidance import guided
 from mcm.models.student import Student
@@ -107,23 +111,51 @@ class Maker:
         frames: int | None = None,
         size: tuple[int, int] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        control: FrameControl | None = None,
     ) -> Tensor:
-        """One batch of clean latents (B, C, T, h, w), a seed for each prompt."""
+        """One batch of clean latents (B, C, T, h, w), a seed for each prompt; `control` steers all or each."""
         shape = self.model.latent_shape(*self.geometry(frames, size))
         rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
         device = next(self.model.denoiser.parameters()).device
         noise = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(device)
         text = self.model.text(list(prompts))
-        denoise = self._denoise(text, self.guidance(guidance_scale))
+        denoise = self._denoise(text, self.guidance(guidance_scale), control)
         return sample(denoise, self.model.path, self.sampler(sampler), noise, steps, rngs, progress)
 
-    def _denoise(self, text: TextEmbedding, scale: float) -> Callable[[Tensor, Tensor], Denoised]:
+    def _denoise(
+        self, text: TextEmbedding, scale: float, control: FrameControl | None
+    ) -> Callable[[Tensor, Tensor], Denoised]:
         """What the sampler asks: the student where there is one, guided where the scale is not 1 (no guidance)."""
         network = self.model.denoiser if self.student is None else self.student
+        network = network if control is None else control.steer(network)
         if scale == 1.0:
             return lambda z, t: network(z, t, text)
         empty = self.model.text([""])
         return lambda z, t: guided(network, z, t, text, empty, scale)
+
+    def controlnet(self, name: str | Path | None = None) -> str | Path | None:
+        """The ControlNet for poses asked for, or the one that the zoo has for this teacher; None without one."""
+        from mcm.pocket import zoo
+
+        return zoo.CONTROLNETS.get(self.model.name) if name is None else name
+
+    def control(
+        self,
+        pose: str | Path | Poses,
+        controlnet: str | Path | None = None,
+        scale: float = 1.0,
+        frames: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> FrameControl:
+        """Steers videos of `frames` and `size` by poses; see `generate`.
+
+        Raises:
+            UserError: for poses that cannot be read, or a ControlNet that is missing or does not fit the teacher.
+        """
+        if not 0 <= scale < math.inf:
+            raise UserError(f"pose scale {scale}: expected a number of at least 0 (0 is no control, 1 the usual)")
+        network = load_controlnet(self.controlnet(controlnet), self.model)
+        return FrameControl(network, open_pose(pose, *self.geometry(frames, size))[None], scale)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -181,6 +213,9 @@ def generate(
     guidance_scale: float | None = None,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
+    pose: str | Path | Poses | None = None,
+    controlnet: str | Path | None = None,
+    pose_scale: float = 1.0,
     batch: int = 4,
     device: torch.device | str = "cpu",
 ) -> Iterator[Video]:
@@ -194,6 +229,11 @@ def generate(
         sampler: a teacher's sampler ("dpm++", "ddim", ...); a student has its own.
         guidance_scale: in diffusers' convention; default the model's own.
         frames, size: of the videos; default the model's own.
+        pose: what the person does, in every video: what `open_pose` takes, an OpenPose JSON for instance. Stretched
+            over the video's frames.
+        controlnet: the ControlNetModel that makes videos follow the pose, a folder, a pocket name or a hub id; default
+            the one that the zoo has for its own teacher.
+        pose_scale: how much, diffusers' controlnet_conditioning_scale; 0 is no control.
         batch: videos at a time; the result does not depend on it.
 
     Raises:
@@ -207,22 +247,29 @@ def generate(
     maker.model.latent_shape(*maker.geometry(frames, size))
     if batch < 1:
         raise UserError(f"batch {batch}: expected at least 1")
-    return _videos(maker, prompts, seeds, steps, sampler, guidance_scale, frames, size, batch)
+    control, posed = None, {}
+    if pose is not None:
+        control = maker.control(pose, controlnet, pose_scale, frames, size)
+        told = pose.to_json() if isinstance(pose, Poses) else str(pose)
+        posed = {"pose": told, "controlnet": str(maker.controlnet(controlnet)), "pose_scale": pose_scale}
+    elif controlnet is not None:
+        raise UserError(f"controlnet {controlnet}: there is no pose for it to follow; give one, or leave it out")
+    return _videos(maker, prompts, seeds, steps, sampler, guidance_scale, frames, size, batch, control, posed)
 
 
 def _videos(
     maker: Maker, prompts: list[str], seeds: list[int], steps: int, sampler: str | None, guidance: float | None,
-    frames: int | None, size: tuple[int, int] | None, batch: int,
+    frames: int | None, size: tuple[int, int] | None, batch: int, control: FrameControl | None, posed: dict[str, Any],
 ) -> Iterator[Video]:  # fmt: skip
     for start in range(0, len(prompts), batch):
         said, numbers = prompts[start : start + batch], seeds[start : start + batch]
-        z = maker.latents(said, numbers, steps, sampler, guidance, frames, size)
+        z = maker.latents(said, numbers, steps, sampler, guidance, frames, size, control=control)
         pixels = maker.decode(z).permute(0, 2, 3, 4, 1).add(1).mul(127.5).round().to(torch.uint8).cpu().numpy()
         for prompt, seed, video in zip(said, numbers, pixels, strict=True):
             settings = {
                 "model": maker.name, "prompt": prompt, "seed": seed, "steps": steps,
                 "sampler": maker.sampler(sampler).name, "guidance_scale": maker.guidance(guidance),
-                "frames": len(video), "size": list(video.shape[1:3]), "fps": maker.fps,
+                "frames": len(video), "size": list(video.shape[1:3]), "fps": maker.fps, **posed,
             }  # fmt: skip
             yield Video(prompt, seed, video, maker.fps, settings)
 

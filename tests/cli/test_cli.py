@@ -252,6 +252,9 @@ def leave(*tokens: str) -> int:
         ("generate x --prompt a --size 64x", '--size: expected HEIGHTxWIDTH, such as 64x96, or one number, got "64x"'),
         ("generate x --prompt a --size 64x64x64", "--size: expected HEIGHTxWIDTH"),
         ("generate x --prompt a --frames 0", ">= 1"),
+        ("generate x --prompt a --controlnet c", "give --pose, too"),
+        ("generate x --prompt a --pose-scale 0.5", "give --pose, too"),
+        ("generate x --prompt a --pose walk --pose-scale -1", ">= 0"),
         ("evaluate x", "--reference"),
         ("evaluate x --reference y --metrics fvx", 'Did you mean "fvd"?'),
         ("evaluate x --reference y --metrics fid", "give --images"),
@@ -306,7 +309,7 @@ def test_generate_writes_videos_and_says_which(
     assert leave(*command, "--seed", "5", "--format", "gif", "--sheet", "--json") == 0
     settings = {
         "seeds": [5, 6, 7, 8, 9, 10], "steps": None, "sampler": None, "guidance_scale": None, "frames": 12,
-        "size": (32, 48),
+        "size": (32, 48), "pose": None, "controlnet": None, "pose_scale": 1.0,
     }  # fmt: skip
     assert asked == [("some/student", ["a", "a", "b", "b", "c", "c"], settings)]
     told = json.loads(capsys.readouterr().out)

@@ -54,6 +54,16 @@ def generate(
     size: Annotated[
         str | None, Parameter(help="HEIGHTxWIDTH in pixels, or one number [default: the model's own]")
     ] = None,
+    pose: Annotated[
+        str | None,
+        Parameter(help="what the person does: OpenPose .json, a folder of those or of skeleton pictures, or walk, ..."),
+    ] = None,
+    controlnet: Annotated[
+        str | None, Parameter(help="folder or hub id of what follows the pose [default: the pocket teacher's own]")
+    ] = None,
+    pose_scale: Annotated[
+        float | None, Parameter(help="how much the pose counts [default: 1]", validator=validators.Number(gte=0))
+    ] = None,
     format: Annotated[Literal["mp4", "gif", "webp"], Parameter(help="kind of file")] = "mp4",  # noqa: A002
     sheet: Annotated[
         bool, Parameter(negative="", show_default=False, help="also a contact sheet, sheet.png")
@@ -70,12 +80,21 @@ def generate(
     if len(words) < len(prompt):
         raise UsageError("--prompt is empty: expected what the video shall show")
     shape = _pixels(size)
+    if pose is None and (controlnet, pose_scale) != (None, None):
+        raise UsageError("--controlnet and --pose-scale say how to follow a pose: give --pose, too")
+    scale = 1.0 if pose_scale is None else pose_scale
     # Only what would make files of the same name differ; prompts and seeds may come in any number of calls.
     shared = {
         "model": model, "steps": steps, "sampler": sampler, "guidance_scale": guidance_scale, "frames": frames,
         "size": shape and list(shape),
     }  # fmt: skip
-    folder = out or Path("runs/videos") / _label(model, steps, sampler, guidance_scale, frames, shape)
+    name = _label(model, steps, sampler, guidance_scale, frames, shape)
+    if pose is not None:
+        shared |= {"pose": pose, "controlnet": controlnet, "pose_scale": scale}
+        name += f"-pose-{Path(pose).stem}"
+        name += "" if controlnet is None else f"-{Path(controlnet).name}"
+        name += "" if pose_scale is None else f"-{pose_scale:g}"
+    folder = out or Path("runs/videos") / name
     holds(folder, shared, FILE)
     if prompts is not None:
         from mcm.data.sources import Prompts
@@ -99,6 +118,9 @@ def generate(
         guidance_scale=guidance_scale,
         frames=frames,
         size=shape,
+        pose=pose,
+        controlnet=controlnet,
+        pose_scale=scale,
     )
     made = []
     shown = []

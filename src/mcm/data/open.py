@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor
+
+from mcm.data.pictures import PICTURE_SUFFIXES
+from mcm.data.poses import LAYOUT, Poses, read_pictures, read_poses
 from mcm.data.report import SourceReport
 from mcm.data.sources import Clip, Picture, PictureFolder, VideoFolder
+from mcm.errors import UserError, nearest
 from mcm.output import silent
 
 LABORATORY_PICTURES = 1024  # of its endless pictures
@@ -76,3 +82,36 @@ def open_pictures(
     if domain is not None:
         return pocket.PocketPictures(domain, size, count, split)
     return PictureFolder(place, size, progress=lambda i, n: progress("looking at the pictures", i, n))
+
+
+def open_pose(place: str | Path | Poses, frames: int, size: tuple[int, int]) -> Tensor:
+    """The skeleton pictures of a pose, float (3, T, H, W) in [0, 1] for T = `frames` and `size` (H, W).
+
+    place: OpenPose keypoints (a JSON file of all frames, a folder with one a frame), a folder of skeleton pictures, an
+    action of the laboratory ("walk"), or `Poses`. However many frames it has, the video has the whole of it.
+
+    Raises:
+        UserError: where there is nothing of the kind, or it cannot be used.
+    """
+    from mcm.pocket import sources as pocket
+
+    if isinstance(place, Poses):
+        return place.pictures(frames, size)
+    path = Path(place).expanduser()
+    if path.is_file():
+        return read_poses(path).pictures(frames, size)
+    if path.is_dir():
+        inside = {found.suffix.lower() for found in path.iterdir()}
+        if ".json" in inside:
+            return read_poses(path).pictures(frames, size)
+        if inside & {*PICTURE_SUFFIXES}:
+            return read_pictures(path, frames, size)
+        raise UserError(f"pose {place}: neither .json files nor pictures in that folder; expected {LAYOUT}")
+    poses = pocket.action(str(place), frames)
+    if poses is None:
+        known = pocket.actions()
+        raise UserError(
+            f"pose {place}: no such file, folder or action; expected {LAYOUT}, or an action of the pocket laboratory "
+            f"({', '.join(known)}){nearest(str(place), known)}"
+        )
+    return poses.pictures(frames, size)

@@ -18,6 +18,8 @@ from mcm.models.video import Control, Family, VideoDenoiser
 class MotionDenoiser(VideoDenoiser):
     """Over diffusers' UNetMotionModel."""
 
+    takes_controlnet = True
+
     def predict(self, z: Tensor, t: Tensor, hidden: Tensor, control: Control | None) -> Tensor:
         # Inside, frames are a batch of B*T pictures; the network repeats the time for them, but not the text.
         text = hidden.repeat_interleave(z.shape[2], dim=0)

@@ -61,8 +61,11 @@ class VideoDenoiser(nn.Module):
     network: the diffusers module; path: its noise path; kind: what it predicts, as in `NoisePath.read`.
     multiple: latent heights and widths must be multiples of it. max_frames: the most frames, None where any
     number goes. The network never leaves eval mode: a family's dropout (UNet3D's temporal convolutions have
-    some) would make the teacher's word random. Gradients flow all the same.
+    some) would make the teacher's word random. Gradients flow all the same. takes_controlnet: whether it takes
+    the residuals of a ControlNet that was made for pictures.
     """
+
+    takes_controlnet: ClassVar[bool] = False
 
     def __init__(
         self, network: nn.Module, path: NoisePath, kind: str, multiple: int = 1, max_frames: int | None = None

@@ -22,7 +22,7 @@ from torch import nn
 
 from mcm.errors import UserError
 from mcm.pocket import zoo
-from mcm.pocket.training import autoencoder, backbone, clip, judging, teachers, videomae
+from mcm.pocket.training import autoencoder, backbone, clip, control, judging, posing, teachers, videomae
 
 SCHEDULER = {
     "_class_name": "DDIMScheduler", **teachers.SCHEDULER, "clip_sample": False, "set_alpha_to_one": False,
@@ -36,10 +36,10 @@ DESCRIPTION = "A small network of the pocket laboratory, trained from its render
 def fit_small(work: Path, name: str, fit: Callable[..., nn.Module], **how: Any) -> None:
     """Train one of the networks that need no other, and keep it beside its checkpoint."""
     network = fit(work, **how)
-    if name == "judge":
+    if name in ("judge", "pose"):
         from safetensors.torch import save_file
 
-        save_file({k: v.half() for k, v in network.state_dict().items()}, work / "judge.half.safetensors")
+        save_file({k: v.half() for k, v in network.state_dict().items()}, work / f"{name}.half.safetensors")
     else:
         network.half().save_pretrained(work / name)  # pyright: ignore[reportCallIssue]
 
@@ -49,11 +49,13 @@ STAGES: dict[str, Callable[[Path], object]] = {
     "decoder": lambda work: fit_small(work, "autoencoder", autoencoder.fit_decoder),
     "clip": lambda work: fit_small(work, "clip", clip.fit),
     "image": lambda work: teachers.fit_image(work, 8000),
-    "motion": lambda work: teachers.fit_motion(work, 8000),
-    "video": lambda work: teachers.fit_video(work, 8000),
+    "motion": lambda work: teachers.fit_motion(work, 7000),
+    "video": lambda work: teachers.fit_video(work, 7000),
+    "control": lambda work: control.fit(work, 4000),
     "backbone": lambda work: fit_small(work, "backbone", backbone.fit),
     "videomae": lambda work: fit_small(work, "videomae", videomae.fit),
     "judge": lambda work: fit_small(work, "judge", judging.fit),
+    "pose": lambda work: fit_small(work, "pose", posing.fit),
 }
 
 
@@ -72,8 +74,11 @@ def assemble(work: Path, out: Path = zoo.ZOO) -> None:
         if (work / stage / "model.safetensors").exists():
             _copy(work / stage, out / name)
             _write(out / name / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
-    if (work / "judge.half.safetensors").exists():
-        shutil.copyfile(work / "judge.half.safetensors", out / "judge.safetensors")
+    if (work / "control").is_dir():
+        _assemble_control(work, out / zoo.CONTROLNETS["pocket-animatediff"])
+    for name in ("judge", "pose"):
+        if (work / f"{name}.half.safetensors").exists():
+            shutil.copyfile(work / f"{name}.half.safetensors", out / f"{name}.safetensors")
 
 
 def _assemble_teacher(work: Path, folder: Path, name: str, unet: str, pipeline: str) -> None:
@@ -97,6 +102,13 @@ def _assemble_teacher(work: Path, folder: Path, name: str, unet: str, pipeline: 
     }  # fmt: skip
     _write(folder / "model_index.json", index)
     (folder / "README.md").write_text(f"# {name}\n\n{DESCRIPTION}")
+
+
+def _assemble_control(work: Path, folder: Path) -> None:
+    from diffusers import ControlNetModel
+
+    ControlNetModel.from_pretrained(work / "control").half().save_pretrained(folder)
+    (folder / "README.md").write_text(f"# {folder.name}\n\n{DESCRIPTION}")
 
 
 def _copy(source: Path, target: Path) -> None:

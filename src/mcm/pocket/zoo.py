@@ -7,6 +7,8 @@ from pathlib import Path
 ZOO = Path(__file__).parent / "networks"
 
 CLIP, VIDEO_FEATURES, BACKBONE = "pocket-clip", "pocket-videomae", "pocket-dinov2"
+# The ControlNet for poses of a teacher.
+CONTROLNETS = {"pocket-animatediff": "pocket-openpose"}
 
 
 def find(name: str) -> Path | None:
@@ -32,3 +34,8 @@ def students() -> list[str]:
 def judge_file() -> Path:
     """The judge's weights."""
     return ZOO / "judge.safetensors"
+
+
+def pose_file() -> Path:
+    """The weights of the pose network."""
+    return ZOO / "pose.safetensors"

@@ -19,7 +19,7 @@ from mcm.pocket.training.loop import Losses, train
 COUNTS = {"broadcast": 3000, "studio": 750, "toon": 500, "relief": 500}
 
 
-def _varied(video: Tensor, rng: torch.Generator) -> Tensor:
+def varied(video: Tensor, rng: torch.Generator) -> Tensor:
     """Blur, contrast and noise of a clip varied, so that a sample's own faults are not mistaken for another answer."""
     shape = (len(video), 1, 1, 1, 1)
     soft = F.avg_pool3d(F.pad(video, (1, 1, 1, 1, 0, 0), mode="replicate"), (1, 3, 3), stride=1)
@@ -36,7 +36,7 @@ def fit(work: Path, steps: int = 2500, batch: int = 16) -> Judge:
     def losses(step: int, rng: torch.Generator) -> Losses:
         drawn = domains.draw(rng, batch)
         truth = answers(drawn.specs)
-        looks = model.looks(_varied(drawn.clips(), rng))
+        looks = model.looks(varied(drawn.clips(), rng))
         parts = {q: F.cross_entropy(v, truth[q]) for q, v in model.answer(looks).items()}
         return parts | {"joints": 20 * (model.follow(looks) - drawn.joints).abs().mean()}
 
