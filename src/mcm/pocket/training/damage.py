@@ -13,14 +13,16 @@ from torch.nn import functional as F
 KINDS = ("blur", "ghosts", "noise", "contrast", "warp", "holes", "flicker")
 
 
-def damaged(video: Tensor, rng: torch.Generator, share: float = 0.35) -> tuple[Tensor, Tensor]:
-    """Clips (B, 3, T, H, W) in [-1, 1], damaged, and the strengths (B, 7), 0 to 1 (contrast: -1 to 1), of `KINDS`.
+def strengths(count: int, rng: torch.Generator, share: float = 0.35) -> Tensor:
+    """How strong each of `KINDS` is, (count, 7), 0 to 1 (contrast: -1 to 1); each is there in a `share` of clips."""
+    drawn = torch.rand(count, len(KINDS), generator=rng)
+    drawn *= torch.rand(drawn.shape, generator=rng) < share
+    drawn[:, 3] *= torch.randint(2, (count,), generator=rng) * 2 - 1
+    return drawn
 
-    share: how often each kind is there at all.
-    """
-    strength = torch.rand(len(video), len(KINDS), generator=rng)
-    strength *= torch.rand(strength.shape, generator=rng) < share
-    strength[:, 3] *= torch.randint(2, (len(video),), generator=rng) * 2 - 1
+
+def damaged(video: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
+    """Clips (B, 3, T, H, W) in [-1, 1], damaged by the strengths (B, 7) of `KINDS`; 0 leaves them as they are."""
     of = dict(zip(KINDS, strength.T[..., None, None, None, None], strict=True))
     video = _holes(video, of["holes"], rng)
     video = _warped(video, of["warp"], rng)
@@ -32,7 +34,7 @@ def damaged(video: Tensor, rng: torch.Generator, share: float = 0.35) -> tuple[T
     video = middle + (1 + 0.4 * of["contrast"]) * (video - middle)
     shape = (len(video), 1, video.shape[2], 1, 1)
     video = video + 0.15 * of["flicker"] * torch.randn(shape, generator=rng)
-    return video + 0.12 * of["noise"] * torch.randn(video.shape, generator=rng), strength
+    return video + 0.12 * of["noise"] * torch.randn(video.shape, generator=rng)
 
 
 def _blurred(video: Tensor) -> Tensor:
