@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mcm.evaluation.report import Row
     from mcm.generate import Maker, Video
 
-TEACHER = "pocket-animatediff"
+TEACHER = "pocket-modelscope"
 COLUMNS = ["teacher, 25 steps", "teacher, 4 steps (DDIM)", "student, 4 steps"]
 SEED = 1000
 # The recipe cut down to what a newcomer waits for; the recipe itself is the longer run.

@@ -76,6 +76,10 @@ def assemble(work: Path, out: Path = zoo.ZOO) -> None:
             _write(out / name / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
     if (work / "control").is_dir():
         _assemble_control(work, out / zoo.CONTROLNETS["pocket-animatediff"])
+    for config in out.rglob("config.json"):  # where a network lay while it was trained is nobody's business
+        kept = json.loads(config.read_text())
+        if kept.pop("_name_or_path", None) is not None:
+            _write(config, kept)
     for name in ("judge", "pose"):
         if (work / f"{name}.half.safetensors").exists():
             shutil.copyfile(work / f"{name}.half.safetensors", out / f"{name}.safetensors")
