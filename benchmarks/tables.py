@@ -16,14 +16,18 @@ README = HERE.parent / "README.md"
 AIM = 0.6
 COLUMNS = {
     "method": "method", "sampler": "sampler", "steps": "steps", "guidance": "guidance", "n": "clips",
-    "fvd": "FVD (95 %)", "clipsim": "CLIPSIM", "motion_ratio": "motion ratio", "fid": "FID",
+    "fvd": "FVD (95 %)", "clipsim": "CLIPSIM", "motion_ratio": "motion ratio", "fid": "FID to studio",
+    "action_accuracy": "action", "scene_accuracy": "scene", "colour_accuracy": "colours",
 }  # fmt: skip
+SHARES = ("action_accuracy", "scene_accuracy", "colour_accuracy")
 
 
 def cell(row: dict, name: str) -> str:
     value = row.get(name)
     if value is None:
         return "-"
+    if name in SHARES:
+        return f"{100 * value:.1f} %"
     if name not in ("fvd", "clipsim", "motion_ratio", "fid"):
         return f"{value:g}" if isinstance(value, float) else str(value)
     shown = f"{value:.2f}"
@@ -56,7 +60,19 @@ def quickstart() -> str:
     )
 
 
-BLOCKS = {"quickstart": quickstart}
+def zoo() -> str:
+    """The shipped teachers and students on held-out prompts (`benchmarks/zoo.py`)."""
+    report = json.loads((HERE / "zoo.json").read_text())
+    parts = []
+    for teacher in dict.fromkeys(row["teacher"] for row in report["rows"]):
+        rows = [{**row, "n": None, "guidance": None} for row in report["rows"] if row["teacher"] == teacher]
+        counts = sorted({row["n"] for row in report["rows"] if row["teacher"] == teacher})
+        said = " and ".join(map(str, counts))
+        parts.append(f"{teacher}, {said} held-out prompts a row (`benchmarks/zoo.json`):\n\n{table({'rows': rows})}")
+    return "\n\n".join(parts)
+
+
+BLOCKS = {"quickstart": quickstart, "zoo": zoo}
 
 
 def written(text: str) -> str:

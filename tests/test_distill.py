@@ -273,3 +273,20 @@ def test_a_read_only_output(place: Path, tmp_path: Path) -> None:
             distill(recipe(place), tmp_path / "run")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_a_run_goes_on_from_a_student_of_the_same_teacher_alone(
+    place: Path, finished: tuple[Recipe, Path, StudentCard, Told], tmp_path: Path
+) -> None:
+    _, first, _, _ = finished
+    slow = recipe(place, student__start=str(first), optim__lr=1e-12)
+    distill(slow, tmp_path / "second")
+    began, ended = (load_file(run / ADAPTER) for run in (first, tmp_path / "second"))
+    for name, weight in began.items():
+        torch.testing.assert_close(ended[name], weight, atol=1e-9, rtol=0)
+    assert any(weight.abs().max() > 0 for name, weight in ended.items() if "lora_B" in name)
+
+    other = recipe(place, "modelscope", student__start=str(first))
+    with pytest.raises(UserError, match="made from another teacher"):
+        distill(other, tmp_path / "third")
+    assert not inside(tmp_path / "third")

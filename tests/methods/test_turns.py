@@ -59,6 +59,22 @@ def test_each_turn_reaches_its_own_player_alone(folder, name, family):
     assert next(turns, None) is None
 
 
+def test_frames_is_the_adversary_alone(folder):
+    chosen = method("frames", generated_probability=0.0)
+    players = make_players(folder, chosen)
+    batch = make_batch(players)
+    student, judge = chosen.turns(players, batch, seeded(3))
+    assert (student.player, list(student.losses)) == ("student", ["adversarial"])
+    assert judge.player == "discriminator"
+    # The same loss as MCM's of that name, on the same clips, times and frames: no teacher is asked for it.
+    players.student.teacher = lambda *given: pytest.fail("the teacher was asked")  # pyright: ignore
+    again = next(chosen.turns(players, batch, seeded(3)))
+    torch.testing.assert_close(again.losses["adversarial"], student.losses["adversarial"])
+    for wrong in ({"adversary": "none"}, {"motion": "learnable"}):
+        with pytest.raises(UserError, match="adversary alone"):
+            method("frames", **wrong)
+
+
 def test_nothing_of_the_teacher_the_codec_or_the_backbone_gets_gradients(folder):
     chosen = method("mcm")
     players = make_players(folder, chosen)

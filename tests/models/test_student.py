@@ -225,6 +225,38 @@ def test_saved_students_come_back(
     assert {p.name for p in tmp_path.iterdir()} == {f"{weights}.safetensors", config, "card.json", "half"}
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_student_begins_where_another_ended(
+    kind: str, teachers: dict[str, VideoDenoiser], inputs: Inputs, tmp_path: Path
+) -> None:
+    def new(averaged: bool, seed: int) -> Student:
+        if kind == "lora":
+            return Student.lora(copy.deepcopy(teachers["modelscope"]), 4, 4, "attention", averaged, rng=_rng(seed))
+        return Student.full(copy.deepcopy(teachers["modelscope"]), averaged)
+
+    ended = new(False, 1)
+    shake(ended)
+    ended.save(tmp_path)
+    begun = new(True, 2)
+    assert not torch.equal(begun(*inputs).x0, ended(*inputs).x0)
+    begun.begin(tmp_path)
+    for voice in (begun.student, begun.target):
+        torch.testing.assert_close(voice(*inputs).x0, ended(*inputs).x0, rtol=0, atol=0)
+    assert all(weight.requires_grad for weight in begun.trainable().values())
+    assert not any(weight.requires_grad for weight in begun.averages().values())
+
+
+def test_a_student_cannot_begin_as_one_of_another_rank(teachers: dict[str, VideoDenoiser], tmp_path: Path) -> None:
+    lora(teachers["modelscope"]).save(tmp_path)
+    other = Student.lora(copy.deepcopy(teachers["modelscope"]), 2, 4, "attention")
+    with pytest.raises(UserError, match=r"shape .*expected .*same teacher and rank"):
+        other.begin(tmp_path)
+
+
+def _rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_peft_reads_the_folder(
     name: str, teachers: dict[str, VideoDenoiser], inputs: Inputs, tmp_path: Path

@@ -163,9 +163,8 @@ class Evaluator:
         """The row of all clips added since `reset()`.
 
         teacher_motion: `values("motion")` (n,) of the teacher's evaluator, same prompts and seeds in the same
-        order, or of the first of them alone; without it the motion ratio stays None. measured: optional fields
-        of `Row` found elsewhere (seconds, action_accuracy ...). UserError when no clip was added, or fewer than
-        2 for a Frechet distance.
+        order; without it the motion ratio stays None. measured: optional fields of `Row` found elsewhere
+        (seconds, action_accuracy ...). UserError when no clip was added, or fewer than 2 for a Frechet distance.
         """
         if self.n == 0:
             raise UserError(f"no videos to measure for {method} at {steps} steps: add() some first")
@@ -186,10 +185,7 @@ class Evaluator:
                 if self.n > 1:  # one clip has no spread
                     intervals[metric] = mean_interval(values, **spread)
         if "motion" in self.metrics and teacher_motion is not None:
-            first = self.values("motion")[: len(teacher_motion)]
-            ratio = motion_module.ratio_of_motion(first, teacher_motion, **spread)
-            if len(first) < self.n:
-                notes.append(f"motion ratio of the first {len(first)} clips")
+            ratio = motion_module.ratio_of_motion(self.values("motion"), teacher_motion, **spread)
             if ratio.reason is None:
                 results["motion_ratio"], intervals["motion_ratio"] = ratio.value, ratio.interval
             else:

@@ -107,6 +107,7 @@ def _scored(films: list[list[Video]], student: Maker, out: Path) -> list[Row]:
 
     from mcm.data.open import open_videos
     from mcm.evaluation.evaluator import Evaluator
+    from mcm.evaluation.motion import ratio_of_motion
     from mcm.evaluation.report import Report, provenance
     from mcm.pocket import zoo
 
@@ -122,13 +123,19 @@ def _scored(films: list[list[Video]], student: Maker, out: Path) -> list[Row]:
         for video in made:
             pixels = torch.from_numpy(video.frames).permute(3, 0, 1, 2).float() / 127.5 - 1
             evaluator.add(pixels[None], [video.prompt])
-        motion = evaluator.values("motion") if motion is None else motion
+        moved = evaluator.values("motion")
+        motion = moved if motion is None else motion
         settings = made[0].settings
         method = student.card.method if student.card and made is films[2] else settings["sampler"]
         row = evaluator.row(
             teacher=TEACHER, method=method, sampler=settings["sampler"], steps=settings["steps"],
-            guidance=settings["guidance_scale"], teacher_motion=motion,
+            guidance=settings["guidance_scale"], teacher_motion=motion if len(motion) == len(moved) else None,
         )  # fmt: skip
+        if row.motion_ratio is None:  # beside the teacher's clips, which are fewer
+            ratio = ratio_of_motion(moved[: len(motion)], motion)
+            between = {**row.intervals, "motion_ratio": list(ratio.interval)}
+            notes = (*row.notes, f"motion ratio of the first {ratio.n} clips")
+            row = replace(row, motion_ratio=ratio.value, intervals=between, notes=notes)
         if len(made) < count:
             row = replace(row, fvd=None, notes=(*row.notes, "no FVD: too few clips to compare with the other rows'"))
         rows.append(row)

@@ -50,7 +50,7 @@ STAGES: dict[str, Callable[[Path], object]] = {
     "clip": lambda work: fit_small(work, "clip", clip.fit),
     "image": lambda work: teachers.fit_image(work, 8000),
     "motion": lambda work: teachers.fit_motion(work, 7000),
-    "video": lambda work: teachers.fit_video(work, 7000),
+    "video": lambda work: teachers.fit_video(work, 7800),
     "control": lambda work: control.fit(work, 4000),
     "backbone": lambda work: fit_small(work, "backbone", backbone.fit),
     "videomae": lambda work: fit_small(work, "videomae", videomae.fit),
