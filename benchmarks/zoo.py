@@ -42,7 +42,8 @@ def main() -> None:
     report = Report.load(given.out) if given.out.exists() and not given.again else Report()
     if given.merge:
         for part in map(Report.load, given.merge):
-            report = Report(report.merge(part.rows).rows, part.provenance)
+            # The parts' own commands name files that are gone; without --out it is one command for all rows.
+            report = Report(report.merge(part.rows).rows, {**part.provenance, "command": ["zoo.py"]})
         report.save(given.out)
         return
 

@@ -22,7 +22,7 @@ from mcm.evaluation.fvd import frame_index
 from mcm.evaluation.networks import resize
 from mcm.evaluation.report import Row
 from mcm.evaluation.run import made, motion_of
-from mcm.generate import Maker, load_maker
+from mcm.generate import TEACHER_STEPS, Maker, load_maker
 from mcm.models.fingerprint import fingerprint
 from mcm.output import Progress, silent
 from mcm.pocket import world, zoo
@@ -73,8 +73,11 @@ class Scoring:
     def _pictures(style: str, split: str, count: int) -> Iterable[Tensor]:
         return (picture.image for picture in PocketPictures(style, (64, 64), count, split))
 
-    def motion(self, maker: Maker, shape: tuple[int, tuple[int, int]]) -> np.ndarray:
-        """The motion of the clips that the teacher makes of these prompts and seeds, (count,)."""
+    def motion(self, maker: Maker, shape: tuple[int, tuple[int, int]], known: np.ndarray | None = None) -> np.ndarray:
+        """The motion of the clips that the teacher makes of these prompts and seeds, (count,).
+
+        known: it, where those clips have just been made.
+        """
         name, mark = maker.name, ""
         if maker.card is not None:
             name, mark = maker.card.teacher.name, maker.card.teacher.fingerprint
@@ -85,13 +88,14 @@ class Scoring:
             file = self._motions / f"{Path(name).name}-{mark[:12]}-{size}-{self.seed}-{len(self.prompts)}.npy"
             if file.exists():
                 return np.load(file)
-        found = motion_of(load_maker(name), self.prompts, self.seed, self.batch, silent, *shape)
+        if known is None:
+            known = motion_of(load_maker(name), self.prompts, self.seed, self.batch, silent, *shape)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(".partial.npy")
-            np.save(partial, found)
+            np.save(partial, known)
             partial.rename(file)
-        return found
+        return known
 
     def row(
         self,
@@ -112,7 +116,6 @@ class Scoring:
         """
         teacher = Path(maker.card.teacher.name if maker.card else maker.name).name
         shape = shape or (maker.frames, maker.size)
-        motion = self.motion(maker, shape)
         self.evaluator.reset()
         self.evaluator.pictures = self.styles[style]
         videos, begun = [], time.monotonic()
@@ -125,6 +128,9 @@ class Scoring:
         seconds = (time.monotonic() - begun) / len(self.prompts)
         right = verdict(self.judge, torch.cat(videos), self.specs)
         frames = self.evaluator.values("fid")
+        own = maker.card is None and maker.guidance(guidance) == maker.guidance()
+        own = own and (maker.sampler(sampler).name, steps) == ("dpm++", TEACHER_STEPS)
+        motion = self.motion(maker, shape, self.evaluator.values("motion") if own else None)
         return self.evaluator.row(
             teacher=teacher, method=method, sampler=maker.sampler(sampler).name, steps=steps,
             guidance=maker.guidance(guidance), teacher_motion=motion, seconds=seconds,

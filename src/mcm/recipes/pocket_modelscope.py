@@ -28,7 +28,7 @@ def recipe() -> Recipe:
         method=MethodConfig(name="mcm", adversary="video", guidance_min=1.0, guidance_max=3.0, adversarial_weight=0.2),
         data=DataConfig(videos="pocket:broadcast"),
         student=StudentConfig(rank=32, alpha=32),
-        optim=OptimConfig(lr=1e-3, discriminator_lr=5e-4, warmup=10),
+        optim=OptimConfig(lr=5e-4, discriminator_lr=5e-4, warmup=10),
         training=TrainingConfig(updates=150, batch=8, save_every=25, preview_every=50, log_every=5),
         discriminator=DiscriminatorConfig(backbone="pocket-dinov2"),
     )
