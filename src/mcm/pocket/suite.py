@@ -1,7 +1,6 @@
 """The laboratory's suite: every system of the paper's table on both pocket teachers, the picture styles, the ablations.
 
-Same budget (updates, clips, adapters' rank) and four tuning trials for every system; the paper's table is arXiv
-2406.06890, table 1, its picture styles table 2, its ablations table 3.
+Same budget (updates, clips, adapters' rank) and four tuning trials for every system; the paper is arXiv 2406.06890.
 """
 
 from __future__ import annotations
