@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 
-from mcm.cli.terminal import progress, say, show, tell
+from mcm.cli.terminal import cell, progress, say, show, tell
 from mcm.cli.usage import usage
 
 _COLUMNS = ("method", "steps", "guidance", "seed", "n", "fvd", "clipsim", "motion_ratio", "action_accuracy", "fid")
@@ -78,13 +78,7 @@ def bench(
         return
     for teacher in dict.fromkeys(row.teacher for row in report.rows):
         rows = [row for row in report.rows if row.teacher == teacher]
-        show(teacher, list(_COLUMNS), [[_cell(getattr(row, name)) for name in _COLUMNS] for row in rows])
+        show(teacher, list(_COLUMNS), [[cell(getattr(row, name)) for name in _COLUMNS] for row in rows])
     for path in drawn:
         say(f"drawn: {path}")
     say(f"all rows: {out / f'{found.name}.json'}")
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter, validators
 
-from mcm.cli.terminal import progress, say, show, tell
+from mcm.cli.terminal import cell, progress, say, show, tell
 from mcm.cli.usage import UsageError, usage
 from mcm.output import claim, holds
 
@@ -129,15 +129,9 @@ def evaluate(
         tell({"rows": [row.to_dict() for row in report.rows], "provenance": finite(report.provenance)})
         return
     columns = [name for name in _COLUMNS if any(getattr(row, name) is not None for row in report.rows)]
-    cells = [[_cell(getattr(row, name)) for name in columns] for row in report.rows]
+    cells = [[cell(getattr(row, name)) for name in columns] for row in report.rows]
     show(f"{report.rows[0].teacher} against {reference}" if report.rows else "", columns, cells)
     for note in dict.fromkeys(note for row in report.rows for note in row.notes):
         say(f"note: {note}")
     if out is not None:
         say(f"report: {out / REPORT}")
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

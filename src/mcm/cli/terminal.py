@@ -115,3 +115,9 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     if title:
         console.print(Text(title, style="bold"))
     console.print(Padding(table, (0, 0, 1, 2)))
+
+def cell(value: object) -> str:
+    """A number or a word for a table; a dash for what was not measured."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -76,7 +76,7 @@ def run(out: Path, short: bool = False) -> None:
                 made.append(video)
                 told(COLUMNS[name], len(made), len(said))
             films.append(made)
-    chosen = _one_of_each(prompts[:full])
+    chosen = world.one_of_each(prompts[:full])
     for i in chosen:
         save_video(films[2][i], out / "videos")
     _compare(films, chosen, out)
@@ -143,14 +143,6 @@ def _scored(films: list[list[Video]], student: Maker, out: Path) -> list[Row]:
         rows.append(row)
     Report(rows, provenance(evaluator.protocol())).save(out / "report.json")
     return rows
-
-
-def _one_of_each(prompts: list[str]) -> list[int]:
-    """The number of the first prompt of every action that there is."""
-    from mcm.pocket.world import DOING
-
-    firsts = [next((i for i, p in enumerate(prompts) if doing in p), None) for doing in DOING.values()]
-    return [i for i in firsts if i is not None]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcm.bench.suite import GUIDANCE, Scorer, Suite, System
-from mcm.pocket.world import DOING, STYLES, held_out_prompts
+from mcm.pocket.world import STYLES, held_out_prompts, one_of_each
 
 TEACHERS = ("pocket-animatediff", "pocket-modelscope")
 RATES = ({"optim.lr": 2.5e-4}, {"optim.lr": 5e-4}, {"optim.lr": 1e-3}, {"optim.lr": 2e-3})
@@ -96,20 +96,14 @@ def _large(teacher: str) -> list[System]:
     ]
 
 
-def one_of_each() -> list[str]:
-    """The first held-out prompt of every action that there is."""
-    prompts = held_out_prompts()
-    firsts = (next((p for p in prompts if doing in p), None) for doing in DOING.values())
-    return [prompt for prompt in firsts if prompt is not None]
-
-
 def scorer(count: int, tuning: bool, out: Path) -> Scorer:
     from mcm.pocket.scoring import Scoring
 
     return Scoring(count, 1024, tuning, motions=out / "motions")
 
 
+PROMPTS = held_out_prompts()
 SUITE = Suite(
-    "pocket", tuple(systems()), scorer,
-    shown=tuple(one_of_each()), shared={"data.laboratory_clips": 1024, "training.save_every": 50, "training.keep": 1},
+    "pocket", tuple(systems()), scorer, shown=tuple(PROMPTS[i] for i in one_of_each(PROMPTS)),
+    shared={"data.laboratory_clips": 1024, "training.save_every": 50, "training.keep": 1},
 )  # fmt: skip

@@ -118,6 +118,12 @@ def held_out_prompts(count: int = 256) -> list[str]:
     return [spec("reference", i).caption for i in range(count)]
 
 
+def one_of_each(prompts: list[str]) -> list[int]:
+    """The number of the first prompt of every action that there is."""
+    firsts = [next((i for i, p in enumerate(prompts) if doing in p), None) for doing in DOING.values()]
+    return [i for i in firsts if i is not None]
+
+
 class Rendered(NamedTuple):
     """Clips of the world: video (B, 3, T, H, W) in [-1, 1]; keypoints (B, T, 18, 2) as (x, y) in pixels."""
 
