@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from tiny import tiny_animatediff, tiny_dinov2, tiny_modelscope
+from tiny_transformers import tiny_cogvideox, tiny_wan
 
 from mcm.methods.base import Batch, Method, Players
 from mcm.models.discriminator import FrameDiscriminator
@@ -23,7 +24,9 @@ FRAMES = 4
 
 def make_players(folder: Path, method: Method, family: str = "animatediff", kind: str = "lora") -> Players:
     """Players of `method` on a tiny teacher saved under `folder`."""
-    make = {"animatediff": tiny_animatediff, "modelscope": tiny_modelscope}[family]
+    make = {
+        "animatediff": tiny_animatediff, "modelscope": tiny_modelscope, "wan": tiny_wan, "cogvideox": tiny_cogvideox,
+    }[family]  # fmt: skip
     teacher = folder / family
     if not teacher.exists():
         make(teacher)
@@ -51,7 +54,8 @@ def make_players(folder: Path, method: Method, family: str = "animatediff", kind
 def make_batch(players: Players, index: list[int] | None = None, real: bool = True) -> Batch:
     """Random latents, four captions in turn, random real frames; a function of the numbers in `index` alone."""
     index = [0, 1] if index is None else index
-    shape = players.model.latent_shape(FRAMES)
+    step = players.model.codec.frame_step
+    shape = players.model.latent_shape(FRAMES if step == 1 else step + 1)
     z0 = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(100 + i)) for i in index])
     text = players.model.text([CAPTIONS[i % 4] for i in index])
     empty = players.model.text([""])

@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": METHODS,
     "recipe": METHODS,
     "generate": METHODS,
+    "export": {*METHODS, "generate"},
     # Measuring reads the iterator of generate; training looks at its own previews with the same measures.
     "evaluation": {*METHODS, "recipe", "generate"},
     "training": {*METHODS, "recipe", "generate", "evaluation"},
@@ -54,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "distill": {*RUNS, "recipes"},
     "bench": {*RUNS, "recipes", "distill"},
     "pocket": {*RUNS, "recipes", "distill", "bench"},
-    "cli": {*RUNS, "recipes", "distill", "bench"},
+    "cli": {*RUNS, "recipes", "distill", "bench", "export"},
     "__main__": {"cli"},
 }
 # The laboratory is data like any other: only where a name becomes a folder or a source is it known of.

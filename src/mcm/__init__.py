@@ -4,6 +4,7 @@
     mcm.distill("pocket-animatediff", out="runs/first")
     for video in mcm.generate("runs/first", ["a woman in red waves"], seeds=[0], steps=4): ...
     report = mcm.evaluate("runs/first", reference="clips/", steps=[4])
+    mcm.export("runs/first", "merged", out="exports/first")
 
 Nothing heavy is imported before one of these is first touched.
 """
@@ -18,12 +19,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mcm.distill import distill as distill
     from mcm.evaluation.run import evaluate as evaluate
+    from mcm.export import export as export
     from mcm.generate import generate as generate
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "distill", "evaluate", "generate"]
+__all__ = ["__version__", "distill", "evaluate", "export", "generate"]
 
-_HOMES = {"distill": "mcm.distill", "generate": "mcm.generate", "evaluate": "mcm.evaluation.run"}
+_HOMES = {
+    "distill": "mcm.distill",
+    "generate": "mcm.generate",
+    "evaluate": "mcm.evaluation.run",
+    "export": "mcm.export",
+}
 
 
 class _Verb(ModuleType):

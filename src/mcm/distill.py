@@ -144,7 +144,11 @@ def _players(recipe: Recipe, model: VideoModel, method: Method, start: Path | No
     if method.adversary != "none":
         features = FrozenFeatures.load(recipe.discriminator.backbone)
         discriminator = FrameDiscriminator(
-            features, model.text.width, recipe.discriminator.head_width, rng=rng
+            features,
+            model.text.width,
+            recipe.discriminator.head_width,
+            augment=recipe.discriminator.augmentation,
+            rng=rng,
         ).to(next(model.denoiser.parameters()).device)
     return Players(model, student, motion, copy.deepcopy(motion).requires_grad_(False), discriminator)
 

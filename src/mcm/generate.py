@@ -26,6 +26,7 @@ from mcm.errors import UserError
 from mcm.models.control import FrameControl, load_controlnet
 from mcm.models.fingerprint import fingerprint
 from mcm.models.guidance import guided
+from mcm.models.official import find_official, load_official
 from mcm.models.student import Student
 from mcm.models.video import TextEmbedding, VideoModel, load_video_model
 from mcm.output import write_json
@@ -164,7 +165,8 @@ class Maker:
 
 
 def load_maker(model: str | Path, device: torch.device | str = "cpu") -> Maker:
-    """A student's folder (or a run's, or a card), a shipped student's name, or a teacher's name or folder.
+    """A student's folder (or a run's, or a card), a shipped student's name, official weights ("REPO:SUBFOLDER" or a
+    folder of them), or a teacher's name or folder.
 
     Raises:
         UserError: where nothing is found, or the teacher is not the one that the card names.
@@ -174,7 +176,11 @@ def load_maker(model: str | Path, device: torch.device | str = "cpu") -> Maker:
     place = zoo.find(str(model)) or Path(model).expanduser()
     is_student = place.is_file() or (place / CARD).is_file() or (place / "student" / CARD).is_file()
     if not is_student:
-        return Maker(load_video_model(model, device), str(model))
+        official = find_official(place)
+        if official is None:
+            return Maker(load_video_model(model, device), str(model))
+        teacher, card = load_official(official, device)
+        return Maker(teacher, str(model), Student.load(teacher.denoiser, official), card)
     path = card_path(place)
     card = StudentCard.load(path)
     teacher = load_video_model(card.teacher.name, device)

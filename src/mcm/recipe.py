@@ -63,6 +63,9 @@ class MethodConfig(Group):
         default="hinge", description="kind of GAN loss"
     )
     adversarial_weight: float = Field(default=1.0, ge=0, description="of the student's adversarial loss")
+    adversarial_start: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the run until the student hears the discriminator"
+    )
     gradient_penalty: float = Field(default=1e-5, ge=0, description="weight of the penalty on features")
     frames_picked: int = Field(default=2, ge=1, description="frames of each clip that the discriminator sees")
     generated_probability: float = Field(
@@ -205,6 +208,9 @@ class DiscriminatorConfig(Group):
         default="facebook/dinov2-small", min_length=1, description="zoo name, folder or hub id"
     )
     head_width: int = Field(default=64, ge=1, description="channels of a head")
+    augmentation: float = Field(
+        default=1.0, ge=0, le=1, description="strength of DiffAugment on its frames; 0: none"
+    )
 
 
 class Recipe(Group):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +41,22 @@ def test_alphas_are_those_of_diffusers(config: dict):
     assert path.t_max == times[-1]
     torch.testing.assert_close(path.alpha(times) ** 2, theirs.alphas_cumprod, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(path.sigma(times) ** 2, 1 - theirs.alphas_cumprod, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("zero", [True, False])
+def test_the_snr_shift_is_cogvideoxs(scale: float, zero: bool):
+    theirs = CogVideoXDDIMScheduler(
+        **SD, snr_shift_scale=scale, rescale_betas_zero_snr=zero, prediction_type="v_prediction"
+    )
+    path = path_from_config({**theirs.config, "_class_name": "CogVideoXDDIMScheduler"})
+    times = torch.arange(1000)
+    torch.testing.assert_close(path.alpha(times).double() ** 2, theirs.alphas_cumprod.double(), atol=1e-6, rtol=1e-4)
+    bare = path_from_config({**SD, "rescale_betas_zero_snr": zero, "prediction_type": "v_prediction"})
+    assert (path.alpha(times)[-1] == 0) == zero
+    if not zero:  # the ratio of signal to noise itself is divided
+        shift = bare.log_snr(times) - path.log_snr(times)
+        torch.testing.assert_close(shift, torch.full_like(shift, math.log(scale)), atol=1e-3, rtol=0)
 
 
 def test_zero_terminal_snr_ends_at_pure_noise():
@@ -164,6 +180,8 @@ def test_flow_schedulers_give_a_flow():
         ({}, "'beta_schedule' is missing"),
         ({**SD, "rescale_betas_zero_snr": True}, "v_prediction"),
         ({"trained_betas": [0.1, -0.2]}, "betas"),
+        ({**SD, "_class_name": "CogVideoXDPMScheduler"}, "'snr_shift_scale' is missing"),
+        ({**SD, "snr_shift_scale": 0.0}, "snr_shift_scale is 0.0; expected a number above 0"),
     ],
 )
 def test_a_bad_configuration_is_named(config: dict, names: str):

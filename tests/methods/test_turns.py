@@ -71,9 +71,23 @@ def test_frames_is_the_adversary_alone(folder):
     assert judge.player == "discriminator"
     student.losses["adversarial"].backward()
     assert any(g is not None and g.abs().sum() > 0 for g in gradients(players, "student").values())
-    for wrong in ({"adversary": "none"}, {"motion": "learnable"}):
+    for wrong in ({"adversary": "none"}, {"motion": "learnable"}, {"adversarial_start": 0.5}):
         with pytest.raises(UserError, match="adversary alone"):
             method("frames", **wrong)
+
+
+@pytest.mark.parametrize("name", ["lcm", "mcm"])
+def test_the_student_hears_the_discriminator_from_its_start_on(folder, name):
+    chosen = method(name, adversary="video", adversarial_start=0.5)
+    players = make_players(folder, chosen)
+    batch = make_batch(players)
+    for progress, heard in ((0.0, False), (0.49, False), (0.5, True), (0.9, True)):
+        student, judge = chosen.turns(players, batch._replace(progress=progress), seeded(3))
+        assert ("adversarial" in student.losses) == heard
+        assert "discriminator" in judge.losses  # which learns all the time
+    always = next(method(name, adversary="video").turns(players, batch, seeded(3)))
+    late = next(chosen.turns(players, batch._replace(progress=0.5), seeded(3)))
+    assert torch.equal(always.losses["adversarial"], late.losses["adversarial"])
 
 
 def test_nothing_of_the_teacher_the_codec_or_the_backbone_gets_gradients(folder):

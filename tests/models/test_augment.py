@@ -54,3 +54,18 @@ def test_gradients_are_exact() -> None:
     assert torch.autograd.gradcheck(
         lambda v: augment(v, torch.Generator().manual_seed(1)), (x,), fast_mode=True
     )
+
+
+def test_strength_scales_every_range_and_none_changes_nothing() -> None:
+    x = frames(4, 32, 32)
+    torch.testing.assert_close(augment(x, torch.Generator().manual_seed(3), 0.0), x)
+    flat = torch.zeros(256, 3, 32, 32)  # brightness alone shows on it, and where the hole is it is 0 again
+    for strength in (0.25, 0.5, 1.0):
+        made = augment(flat, torch.Generator().manual_seed(5), strength)
+        largest = float(made.abs().amax())
+        assert 0.95 * 0.5 * strength < largest <= 0.5 * strength
+    ones = torch.ones(3, 3, 16, 16)
+    hole = cutout(ones, *torch.full((2, 3), 0.5), hole=0.25)
+    assert (hole == 0).flatten(1).sum(1).tolist() == [3 * 4 * 4] * 3
+    moved = translate(ones, *torch.full((2, 3), 0.999), shift=0.0625)
+    assert int((moved[0, 0] != 0).sum()) == 15 * 15

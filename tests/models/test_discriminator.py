@@ -97,7 +97,7 @@ def test_the_folder_states_pixels_and_size(folder: Path, tmp_path: Path) -> None
 
 
 def test_a_frame_is_judged_by_itself(features: FrozenFeatures) -> None:
-    d = judge(features, augment=False).eval()
+    d = judge(features, augment=0).eval()
     whole = d(frames(5), texts(5))
     assert [head.shape for head in whole] == [(5, 16)] * 4
     for i in range(5):
@@ -108,8 +108,8 @@ def test_a_frame_is_judged_by_itself(features: FrozenFeatures) -> None:
 
 def test_the_text_is_heard_only_where_conditioned(features: FrozenFeatures) -> None:
     heard, deaf = (
-        judge(features, augment=False).eval(),
-        judge(features, conditioning=False, augment=False).eval(),
+        judge(features, augment=0).eval(),
+        judge(features, conditioning=False, augment=0).eval(),
     )
     other = texts().flip(0)
     assert not torch.allclose(heard(frames(), texts())[0], heard(frames(), other)[0], atol=1e-4)

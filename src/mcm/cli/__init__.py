@@ -22,6 +22,7 @@ VERBS = {
     "generate": "Make videos from prompts.",
     "evaluate": "Measure a student or a teacher against real videos.",
     "bench": "Distil, make and score every system of a suite alike.",
+    "export": "Write a student for diffusers, peft or ComfyUI.",
     "list": "Name the teachers, students, recipes, methods, samplers and motion representations.",
 }
 

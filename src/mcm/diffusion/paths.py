@@ -123,9 +123,9 @@ class VariancePreserving(NoisePath):
         """The path of a diffusers scheduler configuration.
 
         Reads trained_betas, or beta_schedule (linear, scaled_linear, squaredcos_cap_v2), beta_start, beta_end
-        and num_train_timesteps (1000 when absent); rescale_betas_zero_snr is applied to either. Nothing else
-        is assumed: a missing or unknown value raises UserError, for teachers differ in their betas and a
-        guess would spoil them.
+        and num_train_timesteps (1000 when absent); snr_shift_scale (CogVideoX's) and then
+        rescale_betas_zero_snr are applied to either. Nothing else is assumed: a missing or unknown value
+        raises UserError, for teachers differ in their betas and a guess would spoil them.
         """
         count = int(config.get("num_train_timesteps", 1000))
         trained = config.get("trained_betas")
@@ -141,6 +141,8 @@ class VariancePreserving(NoisePath):
                 betas = torch.linspace(start, end, count, dtype=torch.float64) ** (1 / power)
             else:
                 raise one_of("beta_schedule in the scheduler configuration", schedule, BETA_SCHEDULES)
+        if "snr_shift_scale" in config or str(config.get("_class_name", "")).startswith("CogVideoX"):
+            betas = _shifted_snr(betas, float(_required(config, "snr_shift_scale")))
         if config.get("rescale_betas_zero_snr"):
             betas = _zero_terminal_snr(betas)
         return cls(betas)
@@ -250,5 +252,18 @@ def _zero_terminal_snr(betas: Tensor) -> Tensor:
     """The same betas, moved and stretched so that alpha ends at exactly 0 (arXiv 2305.08891, algorithm 1)."""
     alpha = (1 - betas).cumprod(0).sqrt()
     alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
-    abar = torch.cat([torch.ones(1, dtype=alpha.dtype), alpha**2])
+    return _betas(alpha**2)
+
+
+def _shifted_snr(betas: Tensor, scale: float) -> Tensor:
+    """The same betas with every alpha^2 / sigma^2 divided by `scale` (CogVideoX, after arXiv 2403.03206)."""
+    if not scale > 0:
+        raise UserError(f"scheduler configuration: snr_shift_scale is {scale}; expected a number above 0")
+    abar = (1 - betas).cumprod(0)
+    return _betas(abar / (scale + (1 - scale) * abar))
+
+
+def _betas(abar: Tensor) -> Tensor:
+    """The betas whose running product of 1 - beta is abar, (count,) float64."""
+    abar = torch.cat([torch.ones(1, dtype=abar.dtype), abar])
     return 1 - abar[1:] / abar[:-1]

@@ -111,7 +111,8 @@ class Method(ABC):
 
     solver_steps N; guidance w ~ U[guidance_min, guidance_max] (diffusers' guidance_scale is w + 1); sigma_data d and
     timestep_scaling k of the consistency function; huber_c c; motion: name of phi; adversary: "none", "video" or
-    "pictures", where the discriminator's real frames come from; frames_picked K; generated_probability lambda;
+    "pictures", where the discriminator's real frames come from; adversarial_start: share of the run that it learns before
+    the student hears it; frames_picked K; generated_probability lambda;
     target_decay: of the averaged target, None for the student itself; head_decay: of the averaged motion head;
     picture_share: share of the updates that go to pictures first, of methods in stages; final_steps: the fewest steps,
     of progressive ones.
@@ -134,6 +135,7 @@ class Method(ABC):
     adversarial_loss: str = "hinge"
     adversarial_weight: float = 1.0
     gradient_penalty: float = 1e-5
+    adversarial_start: float = 0.0
     frames_picked: int = 2
     generated_probability: float = 0.5
     trajectory: str = "one-step"
@@ -233,13 +235,19 @@ class Method(ABC):
 
     def picked_frames(self, players: Players, z: Tensor, rng: torch.Generator) -> Tensor:
         """K different frames of every clip, decoded: (B*K, 3, H, W), differentiable."""
-        order = torch.rand(z.shape[0], z.shape[2], generator=rng).argsort(dim=1)
-        return players.model.codec.decode_frames(z, order[:, : self.frames_picked].to(z.device))
+        codec = players.model.codec  # one that compresses time makes more frames than the latents have
+        order = torch.rand(z.shape[0], codec.pixel_frames(z.shape[2]), generator=rng).argsort(dim=1)
+        return codec.decode_frames(z, order[:, : self.frames_picked].to(z.device))
 
     def student_adversarial(
         self, players: Players, frames: Tensor, batch: Batch, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """The student's side of the frame adversary (item 6); no gradient is computed for the discriminator."""
+        """The student's side of the frame adversary (item 6); no gradient is computed for the discriminator.
+
+        None before adversarial_start: a discriminator that cannot tell yet pushes the student in a random direction.
+        """
+        if batch.progress < self.adversarial_start:
+            return {}
         discriminator = _discriminator(players)
         with discriminator.frozen():
             logits = discriminator(frames, self._captions(batch), rng)

@@ -31,6 +31,10 @@ class Frames(Method):
                 f'method "frames" is the adversary alone: adversary "video" or "pictures" and motion "raw" expected, '
                 f"not {self.adversary!r} and {self.motion!r}"
             )
+        if self.adversarial_start:
+            raise UserError(
+                f'method "frames" is the adversary alone: adversarial_start 0 expected, not {self.adversarial_start:g}'
+            )
 
     def sampler(self) -> Sampler:
         return Consistency(self.timestep_scaling, self.solver_steps, self.sigma_data)

@@ -73,11 +73,11 @@ class FrameDiscriminator(nn.Module):
         text_dim: int,
         head_width: int = 64,
         conditioning: bool = True,
-        augment: bool = True,
+        augment: float = 1.0,
         rng: torch.Generator | None = None,
     ) -> None:
-        """text_dim: E of the pooled text. conditioning: whether the heads hear the text. augment: whether
-        frames are augmented first. rng: draws the initial weights; without it torch's global generator
+        """text_dim: E of the pooled text. conditioning: whether the heads hear the text. augment: strength
+        in [0, 1] of the augmentation of its frames, 0 is none. rng: draws the initial weights; without it torch's global generator
         does."""
         super().__init__()
         self.features = features
@@ -107,7 +107,7 @@ class FrameDiscriminator(nn.Module):
         if self.augment:
             if rng is None:
                 raise ValueError("this discriminator augments its frames: expected a generator rng, got None")
-            frames = augmented(frames, rng)
+            frames = augmented(frames, rng, self.augment)
         return self.features(frames)
 
     def from_features(self, features: Sequence[Tensor], text: Tensor | None = None) -> list[Tensor]:

@@ -26,8 +26,8 @@ def find_folder(name: str | Path, what: str, parts: Sequence[str] = ("",)) -> Pa
 
     what: for messages ("teacher", "backbone"). parts: the subfolders to fetch from the hub, "" for the top
     level. A hub id is downloaded into Hugging Face's own cache, or taken from there without a network. Only
-    safetensors, JSON and text are fetched; half-precision and non-averaged variants stay there, for they
-    repeat the weights. Raises UserError where none of these works.
+    safetensors, JSON, text and SentencePiece's words are fetched; half-precision and non-averaged variants
+    stay there, for they repeat the weights. Raises UserError where none of these works.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -53,7 +53,8 @@ def find_folder(name: str | Path, what: str, parts: Sequence[str] = ("",)) -> Pa
 def _from_hub(name: str, what: str, parts: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    kinds = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt")
+    # spiece.model: the words of T5's tokenizers (SentencePiece)
+    kinds = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "spiece.model")
     wanted = [f"{part}/{kind}" if part else kind for part in parts for kind in kinds]
     if "" not in parts:  # fnmatch's star also matches slashes, so top-level files are named one by one
         wanted += ["model_index.json", "mcm.json"]

@@ -177,6 +177,11 @@ class FullStudent(Student):
     """A trainable copy of the teacher's network."""
 
     def __init__(self, denoiser: VideoDenoiser, averaged: bool = False, checkpointing: bool = False) -> None:
+        if not hasattr(denoiser.network, "save_config"):  # more than one diffusers network
+            raise UserError(
+                f"a full student cannot be made of the teacher's {type(denoiser.network).__name__} network, which is "
+                'several: train adapters (student.kind "lora")'
+            )
         self.denoiser = denoiser
         self.averaged = averaged
         denoiser.network.requires_grad_(False)

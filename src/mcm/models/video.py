@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 import mcm.models
-from mcm.diffusion.paths import Denoised, NoisePath, path_from_config
-from mcm.errors import UserError, nearest
+from mcm.diffusion.paths import Denoised, NoisePath
+from mcm.errors import UserError
 from mcm.models.codec import VideoCodec
-from mcm.models.folders import class_of, component, find_folder, read_json
+from mcm.models.facts import check_fit, read_facts, read_scheduler
+from mcm.models.folders import class_of, find_folder
 from mcm.models.text import TextEmbedding, TextEncoder
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
     "load_video_model",
 ]
 
-PARTS = ("unet", "motion_adapter", "transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+PARTS = ("unet", "motion_adapter", "transformer", "transformer_2", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 class Control(NamedTuple):
@@ -85,10 +86,14 @@ class VideoDenoiser(nn.Module):
             raise ValueError(
                 f"{text.hidden.shape[0]} prompts for {z.shape[0]} clips: expected as many, or one"
             )
-        dtype = next(self.network.parameters()).dtype
-        hidden = text.hidden.expand(z.shape[0], -1, -1).to(dtype)
-        prediction = self.predict(z.to(dtype), t, hidden, control)
+        hidden = text.hidden.expand(z.shape[0], -1, -1).to(self.dtype)
+        prediction = self.predict(z.to(self.dtype), t, hidden, control)
         return self.path.read(prediction.to(z.dtype), z, t, self.kind)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network takes."""
+        return next(self.network.parameters()).dtype
 
     def predict(self, z: Tensor, t: Tensor, hidden: Tensor, control: Control | None) -> Tensor:
         """The network's raw output (B, C, T, h, w); hidden (B, L, D) is the text. One method a family."""
@@ -121,12 +126,14 @@ class VideoDenoiser(nn.Module):
 class Family(ABC):
     """How one family of teachers is recognised and loaded.
 
-    layout: what its folders look like, for messages. denoiser: the class that wraps its network. defaults:
-    frames, side (pixels, where the network's configuration states no sample_size), fps, guidance_scale.
+    layout: what its folders look like, for messages; part: the one of them with the network. denoiser: the class
+    that wraps its network. defaults: frames, side (pixels, a number or a pair, where the network's configuration
+    states no sample_size), fps, guidance_scale.
     """
 
     name: ClassVar[str]
     layout: ClassVar[str]
+    part: ClassVar[str] = "unet"
     denoiser: ClassVar[type[VideoDenoiser]]
     defaults: ClassVar[Mapping[str, Any]]
 
@@ -142,15 +149,39 @@ class Family(ABC):
         """The most frames that the network takes; None where any number goes."""
         return None
 
+    def codec(self, folder: Path, dtype: torch.dtype) -> VideoCodec:
+        """The folder's autoencoder."""
+        return VideoCodec.load(folder, dtype)
+
+    def text(self, folder: Path, network: Any, dtype: torch.dtype) -> TextEncoder:
+        """The folder's text encoder, as the network wants it."""
+        return TextEncoder.load(folder, dtype)
+
+    def text_widths(self, network: Any) -> set[int]:
+        """The widths of text that the network reads."""
+        stated = network.config.cross_attention_dim
+        return {stated} if isinstance(stated, int) else set(stated)
+
+    def multiple(self, network: Any) -> int:
+        """Latent heights and widths must be multiples of it."""
+        return 2**network.num_upsamplers
+
+    def stated(self, network: Any) -> Mapping[str, Any]:
+        """What the network's configuration says: sample_size, in latents, a number or a pair (None: nothing), and
+        frames where it has them."""
+        return {"sample_size": network.config.sample_size}
+
     def load(self, folder: Path, name: str, dtype: torch.dtype) -> VideoModel:
         """The model on the CPU, frozen. UserError naming what is missing or does not fit."""
         config, path, kind = read_scheduler(folder)
         network = self.network(folder, dtype)
-        codec, text = VideoCodec.load(folder, dtype), TextEncoder.load(folder, dtype)
-        _check_fit(folder, network, codec, text)
+        codec, text = self.codec(folder, dtype), self.text(folder, network, dtype)
+        check_fit(folder, self.part, network.config.in_channels, self.text_widths(network), codec, text)
         most = self.max_frames(network)
-        facts = read_facts(folder, self.defaults, most, network.config.sample_size, codec.factor)
-        denoiser = self.denoiser(network, path, kind, 2**network.num_upsamplers, most)
+        stated = dict(self.stated(network))
+        size = stated.pop("sample_size")
+        facts = read_facts(folder, {**self.defaults, **stated}, most, size, codec.factor)
+        denoiser = self.denoiser(network, path, kind, self.multiple(network), most)
         model = VideoModel(
             name=name, family=self.name, denoiser=denoiser, codec=codec, text=text, path=path,
             scheduler_config=config, folder=folder, **facts,
@@ -184,12 +215,15 @@ class VideoModel:
     def latent_shape(
         self, frames: int | None = None, size: tuple[int, int] | None = None
     ) -> tuple[int, int, int, int]:
-        """(C, T, h, w) of one clip's latents, by default at the teacher's own frames and size (H, W)."""
+        """(C, T, h, w) of one clip's latents, by default at the teacher's own frames and size (H, W), in pixels.
+
+        T is the number of latent frames, fewer than `frames` where the codec compresses time.
+        """
         frames = self.frames if frames is None else frames
         size = self.size if size is None else size
         self.check_geometry(frames, size)
         factor = self.codec.factor
-        return self.codec.channels, frames, size[0] // factor, size[1] // factor
+        return self.codec.channels, self.codec.latent_frames(frames), size[0] // factor, size[1] // factor
 
     def check_geometry(self, frames: int, size: tuple[int, int]) -> None:
         """UserError unless the teacher can make clips of `frames` frames of `size` (H, W) pixels."""
@@ -197,6 +231,14 @@ class VideoModel:
         if frames < 1 or (most is not None and frames > most):
             allowed = "at least 1" if most is None else f"1 to {most}"
             raise UserError(f"frames {frames}: teacher {self.name} takes {allowed} frames")
+        step = self.codec.frame_step
+        if (frames - 1) % step:
+            below = (frames - 1) // step * step + 1
+            near = [str(n) for n in (below, below + step) if most is None or n <= most]
+            raise UserError(
+                f"frames {frames}: teacher {self.name} takes a multiple of {step} and one frame more, as its "
+                f"autoencoder compresses time; for instance {' or '.join(near)}"
+            )
         unit = self.codec.factor * self.denoiser.multiple
         if any(side < unit or side % unit for side in size):
             near = " x ".join(str(max(unit, round(side / unit) * unit)) for side in size)
@@ -241,64 +283,8 @@ def load_video_model(
     layouts = "; ".join(f"{family.name} ({family.layout})" for family in known.values())
     if pipeline is None and network is None:
         raise UserError(
-            f"teacher {name}: no model_index.json and no unet/config.json in {folder}; expected a pipeline "
-            f"folder of one of the families {layouts}"
+            f"teacher {name}: no model_index.json and no unet/config.json or transformer/config.json in "
+            f"{folder}; expected a pipeline folder of one of the families {layouts}"
         )
     stated = " with ".join(str(found) for found in (pipeline, network) if found)
     raise UserError(f"teacher {name}: {stated} is of no known family; known are {layouts}")
-
-
-def read_scheduler(folder: Path) -> tuple[dict[str, Any], NoisePath, str]:
-    """A pipeline folder's scheduler configuration, the noise path it describes, and the prediction type."""
-    config = read_json(component(folder, "scheduler") / "scheduler_config.json", f"model {folder}")
-    kind = str(config.get("prediction_type", "epsilon"))
-    return config, path_from_config(config), "flow" if kind == "flow_prediction" else kind
-
-
-def read_facts(
-    folder: Path, defaults: Mapping[str, Any], max_frames: int | None, sample_size: Any, factor: int
-) -> dict[str, Any]:
-    """frames, size (H, W), fps and guidance_scale of the pipeline in `folder`.
-
-    An `mcm.json` there, {"frames": 8, "size": [64, 64], "fps": 8, "guidance_scale": 7.5}, any of them, goes
-    before the family's defaults. sample_size: latents, a number or a pair, as the network's configuration
-    states them. UserError on an unknown key or a value out of range.
-    """
-    side = defaults["side"]
-    latents = [sample_size] * 2 if isinstance(sample_size, int) else list(sample_size or [])
-    facts: dict[str, Any] = {
-        "frames": min(defaults["frames"], max_frames or defaults["frames"]),
-        "size": [n * factor for n in latents] or [side, side],
-        "fps": defaults["fps"],
-        "guidance_scale": defaults["guidance_scale"],
-    }
-    path = folder / "mcm.json"
-    stated = read_json(path, f"model {folder}") if path.is_file() else {}
-    for key in stated:
-        if key not in facts:
-            raise UserError(f"{path}: unknown key {key!r}; expected {', '.join(facts)}{nearest(key, facts)}")
-    facts |= stated
-    size = facts["size"] if isinstance(facts["size"], list) and len(facts["size"]) == 2 else [None]
-    if not all(type(v) is int and v > 0 for v in (facts["frames"], *size)) or not all(
-        type(v) in (int, float) and v > 0 for v in (facts["fps"], facts["guidance_scale"])
-    ):
-        raise UserError(
-            f"{path}: frames, size [height, width], fps and guidance_scale must be numbers above 0; got "
-            f"{stated}"
-        )
-    return {**facts, "size": tuple(size), "fps": float(facts["fps"])}
-
-
-def _check_fit(folder: Path, network: Any, codec: VideoCodec, text: TextEncoder) -> None:
-    """UserError where components of different models lie in one folder."""
-    if network.config.in_channels != codec.channels:
-        raise UserError(
-            f"model {folder}: unet/ takes {network.config.in_channels} latent channels, vae/ makes "
-            f"{codec.channels}; expected components of one model"
-        )
-    stated = network.config.cross_attention_dim
-    if any(width != text.width for width in ([stated] if isinstance(stated, int) else stated)):
-        raise UserError(
-            f"model {folder}: unet/ reads text of width {stated}, text_encoder/ gives {text.width}; expected "
-            "components of one model"
-        )

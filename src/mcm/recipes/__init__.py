@@ -1,12 +1,14 @@
 """Published runs, one module each, found by name: a new file here with a function `recipe()` is all it takes.
 
-The module `pocket_animatediff` is the recipe "pocket-animatediff".
+The module `pocket_animatediff` is the recipe "pocket-animatediff", `wan_1_3b` is "wan-1.3b"; one that begins with _ is
+none.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -39,8 +41,11 @@ def load_recipe(name: str | Path) -> Recipe:
 
 
 def _names() -> list[str]:
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(
+        re.sub(r"(?<=\d)_(?=\d)", ".", name).replace("_", "-") for name in modules if not name.startswith("_")
+    )
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_').replace('.', '_')}")
