@@ -111,8 +111,8 @@ class Method(ABC):
 
     solver_steps N; guidance w ~ U[guidance_min, guidance_max] (diffusers' guidance_scale is w + 1); sigma_data d and
     timestep_scaling k of the consistency function; huber_c c; motion: name of phi; adversary: "none", "video" or
-    "pictures", where the discriminator's real frames come from; adversarial_start: share of the run that it learns before
-    the student hears it; frames_picked K; generated_probability lambda;
+    "pictures", where the discriminator's real frames come from; adversarial_start: share of the run that it learns
+    before the student hears it; frames_picked K; generated_probability lambda;
     target_decay: of the averaged target, None for the student itself; head_decay: of the averaged motion head;
     picture_share: share of the updates that go to pictures first, of methods in stages; final_steps: the fewest steps,
     of progressive ones.

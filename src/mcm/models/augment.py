@@ -14,8 +14,9 @@ HOLE = 0.5  # cutout: the side of the hole, as a share of the picture's
 def augment(frames: Tensor, rng: torch.Generator, strength: float = 1.0) -> Tensor:
     """Colour, translation and cutout of frames (N, 3, H, W) in [-1, 1], drawn for each frame. Same shape.
 
-    strength: in [0, 1], of the paper's ranges and of the hole's side; 1 is the paper's, 0 changes nothing. What moves in from outside and what is cut out is 0, middle grey. Colours are not clipped. Differentiable
-    in `frames`; the draws depend on N alone, so that pictures of another size get the same treatment.
+    strength: in [0, 1], of the paper's ranges and of the hole's side; 1 is the paper's, 0 changes nothing. What moves
+    in from outside and what is cut out is 0, middle grey. Colours are not clipped. Differentiable in `frames`; the
+    draws depend on N alone, so that pictures of another size get the same treatment.
     """
     draws = torch.rand((len(frames), 7), generator=rng, device=rng.device).to(frames.device)
     brightness, saturation, contrast, *places = draws.to(frames.dtype).unbind(-1)

@@ -76,8 +76,8 @@ class FrameDiscriminator(nn.Module):
         augment: float = 1.0,
         rng: torch.Generator | None = None,
     ) -> None:
-        """text_dim: E of the pooled text. conditioning: whether the heads hear the text. augment: strength
-        in [0, 1] of the augmentation of its frames, 0 is none. rng: draws the initial weights; without it torch's global generator
+        """text_dim: E of the pooled text. conditioning: whether the heads hear the text. augment: strength in [0, 1] of
+        the augmentation of its frames, 0 is none. rng: draws the initial weights; without it torch's global generator
         does."""
         super().__init__()
         self.features = features
