@@ -1,7 +1,8 @@
 """A program that knows diffusers and peft and nothing of mcm: it loads exports and makes videos from given noise.
 
-`python outside.py jobs.json`: a list of {"folder", "teacher", "prompt", "seed", "steps", "shape" (C, T, h, w), "frames",
-"size", "out"}. An export's own README.md is followed to the letter where it has code. Writes frames (T, H, W, 3) in [0, 1].
+`python outside.py jobs.json`: a list of {"folder", "teacher", "prompt", "seed", "steps", "shape" (C, T, h, w),
+"frames", "size", "out"}. An export's own README.md is followed to the letter where it has code. Writes frames
+(T, H, W, 3) in [0, 1].
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Students of the tiny teachers with weights drawn at random, as training saves them, and teachers that diffusers loads."""
+"""Students of the tiny teachers with weights drawn at random, and those teachers as diffusers' pipelines want them."""
 
 from __future__ import annotations
 
@@ -63,9 +63,7 @@ def stirred(student: Student, scale: float = 0.15) -> Student:
     return student
 
 
-def tiny_student(
-    folder: Path, teacher: Path, kind: str = "lora", targets: str = "all", **changed: Any
-) -> Path:
+def tiny_student(folder: Path, teacher: Path, kind: str = "lora", targets: str = "all", **changed: Any) -> Path:
     """A student in `folder`, with its card; `changed`: of the card. Adapters of rank 3 and alpha 6."""
     model = load_video_model(teacher)
     mark = fingerprint(model.denoiser.network)

@@ -36,8 +36,9 @@ _EVOLVED_BETAS = {
     "linear": ("lcm >> sqrt_linear", "sqrt_linear (AnimateDiff)"),
     "scaled_linear": ("lcm", "linear (HotshotXL/default)"),
 }
-_SEEDS = """A seed makes the video that it makes in mcm where the pipeline draws a video's noise as mcm does: channels,
-frames, height, width (AnimateDiffPipeline). TextToVideoSDPipeline draws the noise after the first step frame by frame.
+_SEEDS = """A seed makes the same video as in mcm where the pipeline draws the noise of one video at a time as mcm does:
+channels, frames, height, width (AnimateDiffPipeline). CogVideoXPipeline puts the frames first, and so does
+TextToVideoSDPipeline after the first step.
 """
 
 
@@ -264,8 +265,9 @@ def _readme(maker: Maker, library: str, what: str, loading: str) -> str:
     lines = ["import torch", "from diffusers import DiffusionPipeline" + (f", {kind}" if loading else "")]
     lines += ["from peft import PeftModel"] if library == "peft" else []
     lines += ["", 'folder = "."  # where this file lies']
-    lines += [f"pipeline = DiffusionPipeline.from_pretrained({_place(maker)!r})" if loading else
-              "pipeline = DiffusionPipeline.from_pretrained(folder)"]  # fmt: skip
+    source = repr(_place(maker)) if loading else "folder"
+    # stated, since weights stored in half precision would come up in a mixture
+    lines += [f"pipeline = DiffusionPipeline.from_pretrained({source}, torch_dtype=torch.float32)"]
     if loading:
         lines += [loading, f'pipeline.scheduler = {kind}.from_pretrained(folder, subfolder="scheduler")']
     usual = 4 if 4 in card.steps_supported else max(card.steps_supported)
