@@ -241,7 +241,8 @@ def _folded(student: Student) -> Any:
     network: Any = student.denoisers()[0].network
     for name, layer in list(network.named_modules()):
         if isinstance(layer, BaseTunerLayer):
-            layer.merge(adapter_names=["student"])
+            if not layer.merged:
+                layer.merge(adapter_names=["student"])
             parent, _, leaf = name.rpartition(".")
             setattr(network.get_submodule(parent), leaf, layer.get_base_layer())
     return network

@@ -180,7 +180,7 @@ def load_maker(model: str | Path, device: torch.device | str = "cpu") -> Maker:
         if official is None:
             return Maker(load_video_model(model, device), str(model))
         teacher, card = load_official(official, device)
-        return Maker(teacher, str(model), Student.load(teacher.denoiser, official), card)
+        return Maker(teacher, str(model), _sampled(teacher, official), card)
     path = card_path(place)
     card = StudentCard.load(path)
     teacher = load_video_model(card.teacher.name, device)
@@ -189,8 +189,13 @@ def load_maker(model: str | Path, device: torch.device | str = "cpu") -> Maker:
             f"the student {path.parent} was made from another {card.teacher.name} than the one here (its network "
             "differs): put the right teacher's folder there, or distil again"
         )
-    student = Student.load(teacher.denoiser, path.parent)
-    return Maker(teacher, str(model), student, card)
+    return Maker(teacher, str(model), _sampled(teacher, path.parent), card)
+
+
+def _sampled(teacher: VideoModel, folder: Path) -> Student:
+    student = Student.load(teacher.denoiser, folder)
+    student.merge()
+    return student
 
 
 def pair_seeds(prompts: Sequence[str], seeds: Sequence[int]) -> list[int]:

@@ -328,6 +328,35 @@ def test_half_precision_teachers_train_adapters_in_float32(
     assert student.teacher(*inputs).x0.dtype == torch.float32
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_merged_it_says_the_same_with_no_adapter_in_the_way(
+    family: str, teachers: dict[str, VideoDenoiser], inputs: Inputs
+) -> None:
+    student = lora(copy.deepcopy(teachers[family]))  # its own: merged it stays
+    shake(student)
+    with torch.no_grad():
+        apart = student(*inputs)
+        student.merge()
+        asked = []
+        for name, module in student.denoisers()[0].network.named_modules():
+            if "lora_" in name:
+                module.register_forward_hook(lambda *given: asked.append(given))
+        together = student(*inputs)
+    assert not asked
+    torch.testing.assert_close(together.eps, apart.eps, atol=1e-5, rtol=1e-5)
+    student.merge()  # a second time changes nothing
+    assert torch.equal(student(*inputs).eps, together.eps)
+
+
+def test_weights_of_less_than_float32_keep_their_adapters_beside_them(teachers: dict[str, VideoDenoiser]) -> None:
+    student = lora(copy.deepcopy(teachers["modelscope"]).to(torch.bfloat16))
+    before = [w.clone() for n, w in student.denoisers()[0].network.named_parameters() if "base_layer" in n]
+    shake(student)
+    student.merge()
+    after = [w for n, w in student.denoisers()[0].network.named_parameters() if "base_layer" in n]
+    assert all(map(torch.equal, before, after))
+
+
 def test_wrong_folders_are_named(teachers: dict[str, VideoDenoiser], tmp_path: Path) -> None:
     motion, space = teachers["animatediff"], teachers["modelscope"]
     with pytest.raises(UserError, match="found neither"):

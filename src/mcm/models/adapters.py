@@ -102,6 +102,11 @@ class LoraStudent(Student):
             for name, weight in own.items():
                 weight.copy_(state[name])
 
+    def merge(self) -> None:
+        for layer in self._layers:
+            if not layer.merged and layer.get_base_layer().weight.dtype == torch.float32:
+                layer.merge(adapter_names=["student"])
+
     def student(self, z: Tensor, t: Tensor, text: TextEmbedding, control: Control | None = None) -> Denoised:
         return self.denoiser(z, t, text, control)
 

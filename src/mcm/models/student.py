@@ -133,6 +133,14 @@ class Student(ABC):
         """Start, the target as well, from weights that `save` wrote. UserError where they are of another kind, rank
         or network."""
 
+    def merge(self) -> None:
+        """Make sampling as fast as the teacher's: adapters are folded into the weights that they act on.
+
+        For students that are only sampled from then on: they neither train nor tell what the teacher says. Weights of
+        less than float32 keep their adapters beside them, for small updates vanish in them.
+        """
+        return
+
     @abstractmethod
     def denoisers(self) -> list[VideoDenoiser]:
         """Every denoiser that the three are made of, the one that names the weights first."""
