@@ -13,6 +13,7 @@ from stage import make_batch, make_players
 from tiny_run import make_material, recipe
 from tiny_transformers import tiny_cogvideox
 from torch import Tensor
+from transformers import T5Config, T5EncoderModel
 
 from mcm.data.video import probe
 from mcm.diffusion.paths import Denoised
@@ -236,6 +237,32 @@ def test_words_in_sentencepiece_alone_take_its_library(
     monkeypatch.setattr(text_module, "_installed", lambda name: name != "sentencepiece")
     with pytest.raises(UserError, match="pip install sentencepiece protobuf"):
         load_video_model(folder)
+
+
+def test_words_in_sentencepiece_alone_are_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As THUDM/CogVideoX-2b has them: spiece.model and its configuration, no tokenizer.json."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    folder = Path(shutil.copytree(folders["2b"], tmp_path / "pieces"))
+    words = folder / "tokenizer"
+    for file in words.iterdir():
+        file.unlink()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([PROMPT, "a dog runs on the beach", "two birds sing in a tree"] * 20),
+        model_prefix=str(words / "spiece"), vocab_size=28, hard_vocab_limit=False, minloglevel=2,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+    )  # fmt: skip
+    (words / "spiece.vocab").unlink()
+    (words / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
+    config = T5Config.from_pretrained(folder / "text_encoder", vocab_size=28)
+    T5EncoderModel(config).save_pretrained(folder / "text_encoder")
+    text = load_video_model(folder).text
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(words / "spiece.model"))
+    for prompt in ("a dog", PROMPT):  # the second is cut
+        ids = text._tokens(prompt).input_ids[0].tolist()
+        known = [*pieces.encode(prompt)[: len(ids) - 1], 1]
+        assert len(known) > 3
+        assert ids == known + [0] * (len(ids) - len(known))
+    assert text([PROMPT]).hidden.isfinite().all()
 
 
 @pytest.mark.parametrize("targets", ["all", "attention"])
