@@ -32,7 +32,7 @@ quickstart: setup  ## distil a small text-to-video model and make videos: runs/q
 	$(BIN)/python -m mcm.pocket.quickstart --out runs/quickstart $(QUICKSTART_ARGS)
 
 test: setup  ## run the tests, without network
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .
