@@ -22,7 +22,7 @@ from torch import nn
 
 from mcm.errors import UserError
 from mcm.pocket import zoo
-from mcm.pocket.training import autoencoder, backbone, clip, control, judging, posing, teachers, videomae
+from mcm.pocket.training import autoencoder, backbone, clip, control, decoder, judging, posing, teachers, videomae
 
 SCHEDULER = {
     "_class_name": "DDIMScheduler", **teachers.SCHEDULER, "clip_sample": False, "set_alpha_to_one": False,
@@ -46,7 +46,7 @@ def fit_small(work: Path, name: str, fit: Callable[..., nn.Module], **how: Any) 
 
 STAGES: dict[str, Callable[[Path], object]] = {
     "autoencoder": lambda work: fit_small(work, "autoencoder", autoencoder.fit),
-    "decoder": lambda work: fit_small(work, "autoencoder", autoencoder.fit_decoder),
+    "decoder": lambda work: fit_small(work, "autoencoder", decoder.fit),
     "clip": lambda work: fit_small(work, "clip", clip.fit),
     "image": lambda work: teachers.fit_image(work, 8000),
     "motion": lambda work: teachers.fit_motion(work, 7000),

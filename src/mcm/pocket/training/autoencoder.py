@@ -69,24 +69,3 @@ def fit(work: Path, steps: int = 6000, batch: int = 16) -> AutoencoderKL:
         z = model.encode(domains.draw(rng, 256).frames(rng)[0]).latent_dist.mean
     model.register_to_config(scaling_factor=float(1 / z.std()))
     return model
-
-
-def fit_decoder(work: Path, steps: int = 4000, batch: int = 16) -> AutoencoderKL:
-    """Go on with the decoder alone: latents stay what they are, so that teachers trained on them stay right."""
-    model: Any = AutoencoderKL.from_pretrained(work / "autoencoder", torch_dtype=torch.float32)
-    domains = Domains(work)
-
-    def losses(step: int, rng: torch.Generator) -> Losses:
-        x, joints = domains.draw(rng, batch).frames(rng)
-        with torch.no_grad():
-            posterior = model.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=rng)
-        y = model.decode(posterior.mean + posterior.std * noise).sample
-        return reconstruction(x, y, figure_weight(joints))
-
-    decoder = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
-    weights = train(
-        "decoder", model, losses, steps=steps, learning_rate=1e-3, work=work, weight_decay=0.0, parameters=decoder
-    )
-    model.load_state_dict(weights)
-    return model.eval()

@@ -1,0 +1,81 @@
+"""The autoencoder's decoder, sharpened: it goes on alone, so that latents stay what the teachers were trained on.
+
+Absolute and squared errors make the mean of all pictures that a latent could be, which is a blur. As in the
+autoencoders of latent diffusion (Esser et al. 2021, arXiv 2012.09841, section 3.1), a critic of patches that is
+trained beside it asks for one of those pictures instead. It sees two neighbouring frames at once, so that grain which
+flickers otherwise than film does is told from film, too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mcm.adversarial import AdversarialLoss
+from mcm.pocket.training.autoencoder import figure_weight, reconstruction
+from mcm.pocket.training.corpus import Domains
+from mcm.pocket.training.loop import Losses, train
+
+CRITIC_SHARE = 0.5  # of the reconstruction's gradient at the last layer, what the critic's is scaled to
+
+
+class PatchCritic(nn.Sequential):
+    """Pairs of frames (N, 6, 64, 64) to one logit per patch (N, 1, 16, 16)."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__(
+            nn.Conv2d(6, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1), nn.GroupNorm(8, 2 * width), nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 4 * width, 3, padding=1), nn.GroupNorm(8, 4 * width), nn.LeakyReLU(0.2),
+            nn.Conv2d(4 * width, 1, 3, padding=1),
+        )  # fmt: skip
+
+
+def balance(errors: Tensor, criticism: Tensor, last: Tensor) -> Tensor:
+    """The factor of the critic's loss: the norm of the errors' gradient at the last layer over its own (equation 7)."""
+    (of_errors,) = torch.autograd.grad(errors, last, retain_graph=True)
+    (of_criticism,) = torch.autograd.grad(criticism, last, retain_graph=True)
+    return (of_errors.norm() / (of_criticism.norm() + 1e-4)).clamp(max=1e4)
+
+
+def fit(work: Path, steps: int = 2000, batch: int = 8) -> AutoencoderKL:
+    """Train (or go on training) the decoder on pairs of neighbouring frames of all domains, `batch` of them a step."""
+    vae: Any = AutoencoderKL.from_pretrained(work / "autoencoder", torch_dtype=torch.float32)
+    critic = PatchCritic()
+    model = nn.ModuleDict({"vae": vae, "critic": critic})
+    loss = AdversarialLoss("hinge")
+    domains = Domains(work)
+
+    def losses(step: int, rng: torch.Generator) -> Losses:
+        drawn = domains.draw(rng, batch)
+        clips, moment = drawn.clips(), torch.randint(drawn.joints.shape[1] - 1, (batch,), generator=rng)
+        n = torch.arange(batch)[:, None]
+        pair = torch.stack([moment, moment + 1], dim=1)
+        x = clips.transpose(1, 2)[n, pair].flatten(0, 1)  # (2 batch, 3, H, W)
+        with torch.no_grad():
+            posterior = vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=rng)
+        y = vae.decode(posterior.mean + posterior.std * noise).sample
+        errors = reconstruction(x, y, figure_weight(drawn.joints[n, pair].flatten(0, 1)))
+        still = {name: p.detach() for name, p in critic.named_parameters()}
+        criticism = loss.generator(functional_call(critic, still, (y.unflatten(0, (-1, 2)).flatten(1, 2),)))
+        weight = balance(torch.stack(list(errors.values())).sum(), criticism, vae.decoder.conv_out.weight)
+        both = torch.cat([x, y.detach()]).unflatten(0, (-1, 2)).flatten(1, 2)
+        real, made = critic(both).chunk(2)
+        return {
+            **errors,
+            "criticism": CRITIC_SHARE * weight * criticism,
+            "critic": loss.discriminator(real, made),
+        }
+
+    trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters(), *critic.parameters()]
+    weights = train(
+        "decoder", model, losses, steps=steps, learning_rate=5e-4, work=work, weight_decay=0.0, parameters=trained
+    )
+    model.load_state_dict(weights)
+    return vae.eval()
