@@ -43,35 +43,42 @@ def balance(errors: Tensor, criticism: Tensor, last: Tensor) -> Tensor:
     return (of_errors.norm() / (of_criticism.norm() + 1e-4)).clamp(max=1e4)
 
 
+def objectives(vae: Any, critic: PatchCritic, x: Tensor, weight: Tensor, rng: torch.Generator) -> Losses:
+    """The losses of both players, each of which reaches its own weights alone.
+
+    x: neighbouring frames, pair after pair, (2 N, 3, 64, 64) in [-1, 1]; weight: (2 N, 1, 64, 64), see `figure_weight`.
+    """
+    loss = AdversarialLoss("hinge")
+    with torch.no_grad():
+        posterior = vae.encode(x).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=rng)
+    y = vae.decode(posterior.mean + posterior.std * noise).sample
+    errors = reconstruction(x, y, weight)
+    still = {name: p.detach() for name, p in critic.named_parameters()}
+    criticism = loss.generator(functional_call(critic, still, (paired(y),)))
+    factor = balance(torch.stack(list(errors.values())).sum(), criticism, vae.decoder.conv_out.weight)
+    real, made = critic(torch.cat([paired(x), paired(y.detach())])).chunk(2)
+    return {**errors, "criticism": CRITIC_SHARE * factor * criticism, "critic": loss.discriminator(real, made)}
+
+
+def paired(frames: Tensor) -> Tensor:
+    """(2 N, 3, H, W) -> (N, 6, H, W): both frames of a pair as channels."""
+    return frames.unflatten(0, (-1, 2)).flatten(1, 2)
+
+
 def fit(work: Path, steps: int = 2000, batch: int = 8) -> AutoencoderKL:
     """Train (or go on training) the decoder on pairs of neighbouring frames of all domains, `batch` of them a step."""
     vae: Any = AutoencoderKL.from_pretrained(work / "autoencoder", torch_dtype=torch.float32)
     critic = PatchCritic()
     model = nn.ModuleDict({"vae": vae, "critic": critic})
-    loss = AdversarialLoss("hinge")
     domains = Domains(work)
 
     def losses(step: int, rng: torch.Generator) -> Losses:
         drawn = domains.draw(rng, batch)
-        clips, moment = drawn.clips(), torch.randint(drawn.joints.shape[1] - 1, (batch,), generator=rng)
-        n = torch.arange(batch)[:, None]
-        pair = torch.stack([moment, moment + 1], dim=1)
-        x = clips.transpose(1, 2)[n, pair].flatten(0, 1)  # (2 batch, 3, H, W)
-        with torch.no_grad():
-            posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=rng)
-        y = vae.decode(posterior.mean + posterior.std * noise).sample
-        errors = reconstruction(x, y, figure_weight(drawn.joints[n, pair].flatten(0, 1)))
-        still = {name: p.detach() for name, p in critic.named_parameters()}
-        criticism = loss.generator(functional_call(critic, still, (y.unflatten(0, (-1, 2)).flatten(1, 2),)))
-        weight = balance(torch.stack(list(errors.values())).sum(), criticism, vae.decoder.conv_out.weight)
-        both = torch.cat([x, y.detach()]).unflatten(0, (-1, 2)).flatten(1, 2)
-        real, made = critic(both).chunk(2)
-        return {
-            **errors,
-            "criticism": CRITIC_SHARE * weight * criticism,
-            "critic": loss.discriminator(real, made),
-        }
+        moment = torch.randint(drawn.joints.shape[1] - 1, (batch,), generator=rng)
+        clip, pair = torch.arange(batch)[:, None], torch.stack([moment, moment + 1], dim=1)
+        x = drawn.clips().transpose(1, 2)[clip, pair].flatten(0, 1)
+        return objectives(vae, critic, x, figure_weight(drawn.joints[clip, pair].flatten(0, 1)), rng)
 
     trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters(), *critic.parameters()]
     weights = train(
