@@ -182,7 +182,8 @@ def test_scores_are_of_the_held_out_prompts_and_trials_of_others(tmp_path: Path)
 def test_curves_and_a_wall_of_what_is_finished(place: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    from mcm.bench.pictures import draw
+    from mcm.bench.pictures import draw, write_page
+    from mcm.evaluation.wall import Wall
 
     teacher = str(place / "animatediff")
     systems = (
@@ -195,8 +196,18 @@ def test_curves_and_a_wall_of_what_is_finished(place: Path, tmp_path: Path) -> N
     report = together(made, tmp_path)
     # (The counting scorer calls every teacher "tiny"; the wall looks for the teacher's own name.)
     report.rows[:] = [replace(row, teacher="animatediff") for row in report.rows]
-    drawn = draw(made, tmp_path, report)
+    kept = Wall()
+    drawn = draw(made, tmp_path, report, kept)
     assert [path.name for path in drawn] == ["curves.svg", "curves.png", "wall-animatediff.gif"]
     with Image.open(drawn[-1]) as wall:
         assert wall.n_frames == 16  # pyright: ignore[reportAttributeAccessIssue]
         assert wall.width > 2 * 32  # two columns of 16 pixels, twice their size
+    assert [(one.method, one.steps, one.prompt, one.seed) for one in kept.shown] == [
+        (method, 2, prompt, seed) for method in ("ddim", "lcm") for seed, prompt in enumerate(made.shown, 1)
+    ]
+    page = write_page(made, tmp_path, report, kept)
+    assert page == tmp_path / "report.html"
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<img ") == 2 * len(kept.shown)  # the films, and a frame of each
+    assert "aside" in text  # in the table of numbers, though not among the curves
+    assert "aside" not in text[text.index("Step curves") : text.index("<h2>Videos")]

@@ -1,4 +1,4 @@
-"""A bench to look at: step curves and video walls."""
+"""A bench to look at: step curves, video walls and the page of its report."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from mcm.bench.run import Bench
 from mcm.bench.suite import GUIDANCE, Suite
 from mcm.data.video import compare_gif
 from mcm.evaluation.curves import step_curves
-from mcm.evaluation.report import Report
+from mcm.evaluation.page import page
+from mcm.evaluation.report import Report, Row
+from mcm.evaluation.wall import Wall
 from mcm.generate import generate, load_maker
+from mcm.output import write_text
 
 
-def draw(suite: Suite, out: Path, report: Report) -> list[Path]:
+def draw(suite: Suite, out: Path, report: Report, wall: Wall | None = None) -> list[Path]:
     """curves.svg and curves.png of the suite's table, and wall-TEACHER.gif: its prompts, a column for each system.
 
-    Systems that a table's column of steps is not whole of (parts, ablations) stay out.
+    wall: is handed the clips, for the page.
     """
-    whole_steps = {s.method for s in suite.systems if s.table}
-    rows = [row for row in report.rows if row.method in whole_steps and row.steps in (1, 2, 4, 8)]
+    rows = in_table(suite, report)
     made = [step_curves(out / f"curves.{kind}", rows) for kind in ("svg", "png")] if rows else []
     work = Bench(suite, out)
     for teacher in dict.fromkeys(row.teacher for row in rows):
@@ -31,14 +33,29 @@ def draw(suite: Suite, out: Path, report: Report) -> list[Path]:
         for system in shown:
             maker = load_maker(system.teacher if system.sampler else out / "students" / system.name)
             guidance = work.settings(system).get(GUIDANCE)
-            columns.append([
-                video.frames for video in generate(
-                    maker, suite.shown, seeds=[1], steps=suite.trial_steps, sampler=system.sampler,
-                    guidance_scale=guidance,
-                )
-            ])  # fmt: skip
+            videos = list(generate(
+                maker, suite.shown, seeds=[1], steps=suite.trial_steps, sampler=system.sampler, guidance_scale=guidance
+            ))  # fmt: skip
+            columns.append([video.frames for video in videos])
+            if wall is not None:
+                for one in videos:
+                    wall.keep(one.frames, one.prompt, one.seed, one.fps, teacher, system.method, suite.trial_steps)
         if columns:
             cells = [list(line) for line in zip(*columns, strict=True)]
             labels = [system.method for system in shown]
             made.append(compare_gif(out / f"wall-{teacher}.gif", cells, suite.shown, labels, fps=6))
     return made
+
+
+def in_table(suite: Suite, report: Report) -> list[Row]:
+    """The rows of step curves: systems that a table's column of steps is not whole of (parts, ablations) stay out."""
+    whole_steps = {s.method for s in suite.systems if s.table}
+    return [row for row in report.rows if row.method in whole_steps and row.steps in (1, 2, 4, 8)]
+
+
+def write_page(suite: Suite, out: Path, report: Report, wall: Wall) -> Path:
+    """report.html: all rows, the table's step curves, and the clips that `draw` handed to the wall."""
+    path, budget = out / "report.html", {"suite": suite.name, "updates": suite.updates, "count": suite.count}
+    drawn = in_table(suite, report) or None
+    write_text(path, page(report, wall.shown, title=f"Bench {suite.name}", settings=budget, drawn=drawn))
+    return path

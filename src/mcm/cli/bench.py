@@ -46,7 +46,7 @@ def bench(
     threads: Annotated[
         int | None, Parameter(help="cores in use [default: all]", validator=validators.Number(gte=1))
     ] = None,
-    pictures: Annotated[bool, Parameter(help="draw the step curves and the video walls")] = True,
+    pictures: Annotated[bool, Parameter(help="draw step curves and video walls, which report.html has too")] = True,
     names: Annotated[
         bool, Parameter(name="--list", negative="", show_default=False, help="name the systems, and make nothing")
     ] = False,
@@ -55,7 +55,8 @@ def bench(
     """Measure every system of a suite: same budget, same tuning, held-out prompts."""
     from mcm.bench import bench as run
     from mcm.bench import suite as suite_named
-    from mcm.bench.pictures import draw
+    from mcm.bench.pictures import draw, write_page
+    from mcm.evaluation.wall import Wall
 
     with usage():
         found = suite_named(suite)
@@ -72,7 +73,9 @@ def bench(
         torch.set_num_threads(threads)
     with progress() as told:
         report = run(found, out, only, jobs, told)
-    drawn = draw(found, out, report) if pictures else []
+    wall = Wall()
+    drawn = draw(found, out, report, wall) if pictures else []
+    drawn.append(write_page(found, out, report, wall))
     if json:
         tell({"rows": [row.to_dict() for row in report.rows], "provenance": report.provenance})
         return

@@ -10,9 +10,9 @@ from cyclopts import App, Parameter, validators
 
 from mcm.cli.terminal import cell, progress, say, show, tell
 from mcm.cli.usage import UsageError, usage
-from mcm.output import claim, holds
+from mcm.output import claim, holds, write_text
 
-FILE, REPORT = "evaluate.json", "report.json"
+FILE, REPORT, PAGE = "evaluate.json", "report.json", "report.html"
 _COLUMNS = ("method", "sampler", "steps", "guidance", "n", "fvd", "clipsim", "motion_ratio", "fid")
 Metric = Literal["fvd", "clipsim", "fid", "motion"]
 _DEFAULT: tuple[Metric, ...] = ("fvd", "clipsim", "motion")
@@ -66,7 +66,7 @@ def evaluate(
         float | None, Parameter(help="for teachers; 1 is none", validator=validators.Number(gte=0))
     ] = None,
     seed: Annotated[int, Parameter(help="of the first video", validator=validators.Number(gte=0))] = 0,
-    out: Annotated[Path | None, Parameter(help="folder of report.json [default: only printed]")] = None,
+    out: Annotated[Path | None, Parameter(help="folder of report.json and report.html [default: only printed]")] = None,
     json: Annotated[
         bool, Parameter(negative="", show_default=False, help="print the report as JSON")
     ] = False,
@@ -105,6 +105,9 @@ def evaluate(
 
             known(sampler)
     from mcm.evaluation.run import evaluate as run
+    from mcm.evaluation.wall import Wall
+
+    wall = Wall() if out is not None else None
 
     with progress() as told:
         report = run(
@@ -118,11 +121,16 @@ def evaluate(
             sampler=sampler,
             guidance_scale=guidance_scale,
             seed=seed,
+            wall=wall,
             progress=told,
         )
-    if out is not None:
+    if out is not None and wall is not None:
+        from mcm.evaluation.page import page
+
         claim(out, asked, FILE)
         report.save(out / REPORT)
+        title = f"Evaluation of {model}"
+        write_text(out / PAGE, page(report, wall.shown, title=title, reference=reference, settings=asked))
     if json:
         from mcm.evaluation.report import finite
 
@@ -134,4 +142,4 @@ def evaluate(
     for note in dict.fromkeys(note for row in report.rows for note in row.notes):
         say(f"note: {note}")
     if out is not None:
-        say(f"report: {out / REPORT}")
+        say(f"report: {out / REPORT}, to look at: {out / PAGE}")

@@ -78,7 +78,7 @@ def write_video(path: str | Path, video: np.ndarray | Tensor, fps: float) -> Pat
             f"{', '.join(_SUFFIXES)}{nearest(suffix, _SUFFIXES)}"
         )
     pixels = np.ascontiguousarray(pixels)
-    return write_bytes(path, _mp4(pixels, fps) if suffix == ".mp4" else _animation(pixels, fps, suffix))
+    return write_bytes(path, _mp4(pixels, fps) if suffix == ".mp4" else animation(pixels, fps, suffix))
 
 
 def _mp4(pixels: np.ndarray, fps: float) -> memoryview:
@@ -101,7 +101,8 @@ def _mp4(pixels: np.ndarray, fps: float) -> memoryview:
     return file.getbuffer()
 
 
-def _animation(pixels: np.ndarray, fps: float, suffix: str) -> memoryview:
+def animation(pixels: np.ndarray, fps: float, suffix: str = ".webp") -> memoryview:
+    """The bytes of a looping ".gif", ".webp" or ".apng" of uint8 (T, H, W, 3), as `write_video` writes them."""
     tick = 10 if suffix == ".gif" else 1  # milliseconds
     ends = [round((k + 1) * 1000 / fps / tick) * tick for k in range(len(pixels))]
     held = [max(tick, end - start) for start, end in zip([0, *ends], ends, strict=False)]

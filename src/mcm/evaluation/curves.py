@@ -54,6 +54,18 @@ def step_curves(path: str | Path, rows: Sequence[Row], metrics: dict[str, str] =
 
 
 def _line(panel: Any, rows: Sequence[Row], metric: str, method: str, colour: str) -> None:
+    points = curve_points(rows, metric)
+    if points:
+        steps, values, lows, highs = zip(*points, strict=True)
+        below = [value - low for value, low in zip(values, lows, strict=True)]
+        above = [high - value for value, high in zip(values, highs, strict=True)]
+        look = {"marker": "o", "ms": 3, "lw": 1.2, "capsize": 2, "color": colour}
+        panel.errorbar(steps, values, yerr=(below, above), label=method, **look)
+
+
+def curve_points(rows: Sequence[Row], metric: str) -> list[tuple[int, float, float, float]]:
+    """(steps, value, low, high) of one method's rows by rising steps: the mean of its training seeds' values, and the
+    widest of their 95 % intervals, which holds the value. Rows without the metric are passed over."""
     points = []
     for steps in sorted({row.steps for row in rows}):
         here = [row for row in rows if row.steps == steps and getattr(row, metric) is not None]
@@ -63,8 +75,5 @@ def _line(panel: Any, rows: Sequence[Row], metric: str, method: str, colour: str
         ends = [row.intervals[metric] for row in here if metric in row.intervals]
         low = min((low for low, _ in ends if low is not None), default=value)
         high = max((high for _, high in ends if high is not None), default=value)
-        points.append((steps, value, max(0.0, value - low), max(0.0, high - value)))
-    if points:
-        steps, values, below, above = zip(*points, strict=True)
-        look = {"marker": "o", "ms": 3, "lw": 1.2, "capsize": 2, "color": colour}
-        panel.errorbar(steps, values, yerr=(below, above), label=method, **look)
+        points.append((steps, value, min(value, low), max(value, high)))
+    return points

@@ -15,6 +15,7 @@ from mcm.data.sources import Clip, Prompts
 from mcm.errors import UserError
 from mcm.evaluation.evaluator import Evaluator, checked_metrics
 from mcm.evaluation.report import Report, Row, provenance
+from mcm.evaluation.wall import Wall
 from mcm.generate import TEACHER_STEPS, Maker, load_maker
 from mcm.models.video import load_video_model
 from mcm.output import Progress, silent
@@ -38,6 +39,7 @@ def evaluate(
     batch: int = 8,
     fvd_model: str | Path | None = None,
     clip: str | Path | None = None,
+    wall: Wall | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Score a model against real videos.
@@ -50,6 +52,7 @@ def evaluate(
             same prompts and seeds; for a teacher: itself at its usual steps).
         prompts: a file or a list; default the reference's own captions, in its order.
         count: clips a row; prompts are gone through in turn, seeds count on from `seed`.
+        wall: is handed the clips as they are made, those of a student's teacher too, to keep a few of each row.
 
     Raises:
         UserError: for anything that is missing or does not fit.
@@ -80,7 +83,9 @@ def evaluate(
     if "motion" in metrics:
         teacher = maker if maker.card is None else Maker(load_video_model(teacher_name), teacher_name)
         # A pair is of the same noise, so the teacher takes the student's shape.
-        teacher_motion = motion_of(teacher, said, seed, batch, progress, maker.frames, maker.size)
+        own = None if maker.card is None else wall  # a teacher's clips are those of its rows
+        teacher_motion = motion_of(teacher, said, seed, batch, progress, maker.frames, maker.size, own)
+    method = maker.card.method if maker.card else maker.sampler(sampler).name
     rows: list[Row] = []
     for number in steps:
         evaluator.reset()
@@ -88,9 +93,11 @@ def evaluate(
         what = f"{number} steps"
         for videos, texts in made(maker, said, seed, number, sampler, guidance_scale, batch, progress, what):
             evaluator.add(videos, texts)
+            if wall is not None:
+                begun += wall.add(videos, texts, seed, maker.fps, teacher_name, method, number)
         rows.append(
             evaluator.row(
-                teacher=teacher_name, method=maker.card.method if maker.card else maker.sampler(sampler).name,
+                teacher=teacher_name, method=method,
                 sampler=maker.sampler(sampler).name, steps=number, guidance=maker.guidance(guidance_scale),
                 teacher_motion=teacher_motion, seconds=(time.monotonic() - begun) / count,
             )
@@ -100,14 +107,19 @@ def evaluate(
 
 def motion_of(
     teacher: Maker, prompts: Sequence[str], seed: int, batch: int, progress: Progress = silent,
-    frames: int | None = None, size: tuple[int, int] | None = None,
+    frames: int | None = None, size: tuple[int, int] | None = None, wall: Wall | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """What a student's motion is compared with: that of its teacher's clips in `TEACHER_STEPS` DPM++ steps, (n,)."""
+    """What a student's motion is compared with: that of its teacher's clips in `TEACHER_STEPS` DPM++ steps, (n,).
+
+    wall: is handed those clips.
+    """
     alone = Evaluator(("motion",), seed=seed)
     for videos, texts in made(
         teacher, prompts, seed, TEACHER_STEPS, "dpm++", None, batch, progress, "teacher", frames, size
     ):
         alone.add(videos, texts)
+        if wall is not None:
+            wall.add(videos, texts, seed, teacher.fps, teacher.name, "dpm++", TEACHER_STEPS)
     return np.asarray(alone.values("motion"))
 
 

@@ -1,0 +1,119 @@
+"""The video wall of a report's page: rows prompts, columns systems and steps, all inside the page as data: URIs."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mcm.evaluation.figures import in_steps, note, text
+
+WALL_BYTES = 3_000_000  # of encoded films and stills, 4 MB as base64
+ENLARGED = 2  # prompts whose frames are shown enlarged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A clip of a row, encoded: `film` an animated WebP of width x height pixels, `still` one frame as WebP."""
+
+    teacher: str
+    method: str
+    steps: int
+    prompt: str
+    seed: int
+    film: bytes
+    still: bytes
+    width: int
+    height: int
+
+    @property
+    def size(self) -> int:
+        """Bytes in the page, where the still may stand twice: for readers who want no motion, and enlarged."""
+        return len(self.film) + 2 * len(self.still)
+
+
+Column = tuple[str, str, int]  # teacher, method, steps
+Prompt = tuple[str, int]  # with its seed
+
+
+def fitting(shown: Sequence[Shown], limit: int) -> dict[Prompt, dict[Column, Shown]]:
+    """The clips by prompt and column: as many whole prompts as `limit` bytes hold, of the first at least a part."""
+    lines: dict[Prompt, dict[Column, Shown]] = {}
+    for one in shown:
+        lines.setdefault((one.prompt, one.seed), {})[one.teacher, one.method, one.steps] = one
+    kept: dict[Prompt, dict[Column, Shown]] = {}
+    left = limit
+    for prompt, line in lines.items():
+        if sum(one.size for one in line.values()) <= left:
+            kept[prompt] = line
+            left -= sum(one.size for one in line.values())
+            continue
+        if not kept:
+            part: dict[Column, Shown] = {}
+            for column, one in line.items():
+                if one.size <= left:
+                    part[column] = one
+                    left -= one.size
+            if part:
+                kept[prompt] = part
+        break
+    return kept
+
+
+def films(shown: Sequence[Shown], limit: int) -> list[str]:
+    """What there is to say of the looping clips, and a table of them for each teacher."""
+    lines = fitting(shown, limit)
+    count = sum(len(line) for line in lines.values())
+    words = "Looping clips of the first prompts: across, the systems and their steps with the same seeds."
+    if count < len(shown):
+        words += f" Shown are {count} of {len(shown)} clips: the page is held to {limit * 4 / 3e6:.2g} MB of pictures."
+    return [note(words), *_walls(lines, "wall", _film)]
+
+
+def stills(shown: Sequence[Shown], limit: int) -> list[str]:
+    """One frame of each of the first clips, enlarged."""
+    few = dict(list(fitting(shown, limit).items())[:ENLARGED])
+    words = "The middle frame of each clip, enlarged without smoothing to show what the network drew."
+    return [note(words), *_walls(few, "wall frames", _still)] if few else []
+
+
+def _walls(lines: Mapping[Prompt, Mapping[Column, Shown]], kind: str, cell: Callable[[Shown], str]) -> list[str]:
+    """A table for each teacher: rows prompts, columns systems and steps."""
+    every = list(dict.fromkeys(column for line in lines.values() for column in line))
+    tables = []
+    for teacher in dict.fromkeys(teacher for teacher, _, _ in every):
+        columns = [column for column in every if column[0] == teacher]
+        head = "".join(
+            f'<th scope="col"><bdi>{text(method)}</bdi><br>{in_steps(steps)}</th>' for _, method, steps in columns
+        )
+        body = "".join(
+            f'<tr><th scope="row"><bdi>{text(prompt)}</bdi> <span class="ends">seed {seed}</span></th>'
+            + "".join(f"<td>{cell(line[column]) if column in line else '–'}</td>" for column in columns)
+            + "</tr>\n"
+            for (prompt, seed), line in lines.items()
+            if any(column in line for column in columns)
+        )
+        tables.append(
+            f'<div class="scroll"><table class="{kind}">'
+            f"<caption>Clips of <bdi>{text(teacher)}</bdi> and its students</caption>"
+            f'<thead><tr><th scope="col">prompt</th>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+        )
+    return tables
+
+
+def _film(one: Shown) -> str:
+    """The looping film; its still for readers who asked for less motion."""
+    alt = text(f"{one.method} in {in_steps(one.steps)}: {one.prompt}")
+    return (
+        f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{_data(one.still)}">'
+        f'<img src="{_data(one.film)}" width="{one.width}" height="{one.height}" alt="{alt}"></picture>'
+    )
+
+
+def _still(one: Shown) -> str:
+    alt = text(f"one frame of {one.method} in {in_steps(one.steps)}: {one.prompt}")
+    return f'<img src="{_data(one.still)}" width="{one.width}" height="{one.height}" alt="{alt}">'
+
+
+def _data(picture: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(picture).decode('ascii')}"
