@@ -34,6 +34,7 @@ from mcm.motion import motion_representation
 from mcm.output import Progress, silent, whole, write_json
 from mcm.recipe import Recipe
 from mcm.training.device import autocast, chosen_device
+from mcm.training.health import Watch
 from mcm.training.log import RunLog
 from mcm.training.material import Material
 from mcm.training.preview import Previews
@@ -99,11 +100,12 @@ def distill(
         prompts = list(recipe.training.preview_prompts or dict.fromkeys(clips.captions))[:4]
         previews = Previews(method, players, prompts, out / "previews", shape)
     log = RunLog(out, saved_updates(out / "checkpoints"))
+    watch = Watch(recipe, log, previews, device)
     trainer = Trainer(
         method, players, Material(clips, model.text, pictures, real, device),
         Stream(len(clips), recipe.training.batch, recipe.training.seed),
-        *_optimizers(recipe, method, players), _plan(recipe, device), out / "checkpoints", log,
-        lambda update: _after(update, recipe, previews, log), progress,
+        *_optimizers(recipe, method, players), _plan(recipe, device), out / "checkpoints", watch.numbers,
+        watch.after, progress, watch.line, watch.rolled_back,
     )  # fmt: skip
     trainer.run()
     log.close()
@@ -173,12 +175,6 @@ def _plan(recipe: Recipe, device: torch.device) -> Plan:
     return Plan(
         t.updates, t.accumulation, recipe.optim.clip, t.seed, t.save_every, t.keep, t.log_every, t.precision, device
     )  # fmt: skip
-
-
-def _after(update: int, recipe: Recipe, previews: Previews | None, log: RunLog) -> None:
-    every = recipe.training.preview_every
-    if previews is not None and (update % every == 0 or update == recipe.training.updates):
-        log(update, {"motion ratio": previews(update)})
 
 
 def _finish(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich import progress as bars
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -35,9 +35,8 @@ def progress() -> Iterator[Progress]:
         bars.TimeElapsedColumn(),
         bars.TextColumn("left"),
         bars.TimeRemainingColumn(),
-        bars.TextColumn("{task.fields[note]}", markup=False),
     )
-    with bars.Progress(*columns, console=console) as drawn:
+    with _Drawn(*columns, console=console) as drawn:
         yield _Bars(drawn)
 
 
@@ -49,6 +48,15 @@ def _quiet() -> None:
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()
         logging.set_verbosity_error()
+
+
+class _Drawn(bars.Progress):
+    """Bars, and below them the note of the latest phase, which is too long to stand beside its bar."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        if self.tasks and (note := self.tasks[-1].fields["note"]):
+            yield Text(note)
 
 
 class _Bars:

@@ -48,6 +48,21 @@ def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
+def copied(tree: Any) -> Any:
+    """A tree of state in memory of its own, on the CPU; what `load_state` would read after `save_state`."""
+    tensors: dict[str, Tensor] = {}
+    return _unpack(_pack(tree, tensors), tensors)
+
+
+def all_finite(tree: Any) -> bool:
+    """Whether no tensor in a tree of state holds NaN or infinity."""
+    if isinstance(tree, Tensor):
+        return bool(tree.isfinite().all())
+    if isinstance(tree, dict):
+        return all(map(all_finite, tree.values()))
+    return all(map(all_finite, tree)) if isinstance(tree, list | tuple) else True
+
+
 def save_state(path: Path, tree: Any) -> None:
     """Write a tree of state to one file, atomically.
 
@@ -87,5 +102,3 @@ def load_state(path: Path) -> Any:
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the checkpoint {path}: {error}; expected a file written by training") from error
     return _unpack(json.loads(metadata["skeleton"]), tensors)
-
-

@@ -4,26 +4,49 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 
 class RunLog:
-    """Writes numbers of updates; on resuming, what was logged after the checkpoint is dropped first."""
+    """Writes numbers of updates; on resuming, what was logged after the checkpoint is dropped first.
+
+    lines: what stands in log.jsonl from before, up to the update `begin`.
+    """
 
     def __init__(self, folder: Path, begin: int = 0) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "log.jsonl"
-        if self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if _update(line) <= begin]
-            self.path.write_text("".join(f"{line}\n" for line in lines))
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=begin or None)
+        self._begin(begin)
+
+    def _begin(self, update: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        again = self.path.exists()
+        kept = [line for line in self.path.read_text().splitlines() if _update(line) <= update] if again else []
+        if again:
+            self.path.write_text("".join(f"{line}\n" for line in kept))
+        self.lines: list[dict[str, Any]] = [json.loads(line) for line in kept]
+        # TensorBoard hides what it has from this step on
+        self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=update + 1 if again else None)
 
     def __call__(self, update: int, numbers: dict[str, float]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"update": update, **numbers}) + "\n")
+        self._append({"update": update, **numbers})
         for name, value in numbers.items():
             self._board.add_scalar(name, value, update)
+
+    def warn(self, update: int, cause: str, words: str) -> None:
+        """A line {"update", "warning": cause, "words"}."""
+        self._append({"update": update, "warning": cause, "words": words})
+        self._board.add_text("warning", f"{cause}: {words}", update)
+
+    def rewind(self, update: int) -> None:
+        """Drop what was logged after `update`; `lines` is what is left."""
+        self._board.close()
+        self._begin(update)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
         self._board.close()

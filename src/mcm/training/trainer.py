@@ -3,13 +3,17 @@
 Every random number of update u comes from (seed, u), every batch from the stream's counter, and the learning rate
 from u: with the state of weights, averages and optimizers, a checkpoint is the whole of a run, and an interrupted
 run ends as an uninterrupted one does.
+
+Where a loss or a gradient is NaN or infinite the run goes back to the last good checkpoint, or to its start, once. The
+same update would fail in the same way, so every learning rate is half the schedule's from there to the end; the
+checkpoint knows that. The second time the run stops.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +25,18 @@ from mcm.data.stream import Stream
 from mcm.errors import UserError
 from mcm.methods.base import Batch, Method, Players, Turn
 from mcm.output import Progress, silent
-from mcm.training.checkpoint import load_state, save_state
+from mcm.training.checkpoint import all_finite, copied, load_state, save_state
 from mcm.training.device import autocast
 
 Material = Callable[[list[int], torch.Generator], Batch]
+
+
+class NotFiniteError(UserError):
+    """A loss, the norm of a gradient, or the state that was to be saved is NaN or infinite; `what` names it."""
+
+    def __init__(self, what: str, message: str) -> None:
+        super().__init__(message)
+        self.what = what
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,8 @@ class Trainer:
     """Runs a method's turns until the plan is done.
 
     optimizers, schedules: one for each player of `method.order`. log(update, numbers) is called every `log_every`
-    updates; after_update(update) after every one (previews).
+    updates; after_update(update) after every one (previews). line(numbers, seconds) makes the note of an update's
+    numbers and of the seconds that updates take; rolled_back(update, words) is told that the run has gone back.
     """
 
     def __init__(
@@ -89,11 +102,16 @@ class Trainer:
         log: Callable[[int, dict[str, float]], None],
         after_update: Callable[[int], None] = lambda update: None,
         progress: Progress = silent,
+        line: Callable[[Mapping[str, float], float], str] = lambda numbers, seconds: losses(numbers),
+        rolled_back: Callable[[int, str], None] = lambda update, words: None,
     ) -> None:
         self.method, self.players, self.material, self.stream = method, players, material, stream
         self.optimizers, self.schedules, self.plan = optimizers, schedules, plan
         self.folder, self.log, self.after_update, self.progress = folder, log, after_update, progress
+        self.line, self.rolled_back = line, rolled_back
         self.update = 0
+        self.rollbacks = 0  # each halves the learning rates
+        self._beginning: dict[str, Any] | None = None
 
     # One update ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +135,7 @@ class Trainer:
             weights = list(self.players.parameters(player).values())
             norm = nn.utils.clip_grad_norm_(weights, self.plan.clip)
             numbers[f"gradient/{player}"] = float(norm)
-            rate = self.schedules[player](self.update)
+            rate = self.schedules[player](self.update) / 2**self.rollbacks
             for group in optimizer.param_groups:
                 group["lr"] = rate
             numbers[f"rate/{player}"] = rate
@@ -136,10 +154,19 @@ class Trainer:
     def _check_finite(self, numbers: dict[str, float]) -> None:
         for name, value in numbers.items():
             if not math.isfinite(value):
-                raise UserError(
-                    f"training stopped at update {self.update}: {name} is {value}; the checkpoints in {self.folder} "
-                    "are good; lower optim.lr or optim.clip and start again in another folder"
-                )
+                raise self._stopped(f"{name} is {value}")
+
+    def _check_weights(self) -> None:
+        if not all_finite(self.state_dict()):
+            raise self._stopped("a weight is nan or infinite")
+
+    def _stopped(self, what: str) -> NotFiniteError:
+        again = ", again, with half the learning rates" if self.rollbacks else ""
+        return NotFiniteError(
+            what,
+            f"training stopped at update {self.update}: {what}{again}; the checkpoints in {self.folder} are good; "
+            "lower optim.lr or optim.clip and start again in another folder",
+        )
 
     # The run ------------------------------------------------------------------------------------------------------
 
@@ -150,28 +177,53 @@ class Trainer:
         """
         if saved := checkpoints(self.folder):
             self.load_state_dict(load_state(saved[-1]))
+        else:
+            self._beginning = copied(self.state_dict())  # to go back to until there is a checkpoint
         recent: dict[str, float] = {}
         since, counted = time.monotonic(), 0
         try:
             while self.update < self.plan.updates:
-                numbers = self.step()
+                try:
+                    numbers = self.step()
+                    last = self.update == self.plan.updates
+                    if last or self.update % self.plan.save_every == 0:
+                        self._check_weights()
+                except NotFiniteError as found:
+                    if self.rollbacks:
+                        raise
+                    self._roll_back(found)
+                    recent, since, counted = {}, time.monotonic(), 0
+                    continue
                 for name, value in numbers.items():
                     recent[name] = recent.get(name, 0.0) + value
                 counted += 1
-                last = self.update == self.plan.updates
+                seconds = (time.monotonic() - since) / counted
                 if self.update % self.plan.log_every == 0 or last:
-                    seconds = (time.monotonic() - since) / counted
                     means = {name: value / counted for name, value in recent.items()}
                     self.log(self.update, {**means, "seconds per update": seconds})
                     recent, since, counted = {}, time.monotonic(), 0
-                shown = "  ".join(f"{n} {v:.4f}" for n, v in numbers.items() if "/" not in n)
-                self.progress("distilling", self.update, self.plan.updates, shown)
+                self.progress("distilling", self.update, self.plan.updates, self.line(numbers, seconds))
                 if self.update % self.plan.save_every == 0 or last:
                     self.save()
                 self.after_update(self.update)
         except KeyboardInterrupt:
             self.save()
             raise
+
+    def _roll_back(self, found: NotFiniteError) -> None:
+        """To the newest checkpoint, else to the start; saved, so that a run that goes on knows that it was there."""
+        failed, saved = self.update, checkpoints(self.folder)
+        state = load_state(saved[-1]) if saved else self._beginning
+        if state is None:
+            raise found
+        self.load_state_dict(state)
+        self.rollbacks += 1
+        self.save()
+        self.rolled_back(
+            self.update,
+            f"{found.what} at update {failed}, so the run went back to update {self.update} and goes on with half the "
+            "learning rates; if it happens again it stops: then lower optim.lr or optim.clip",
+        )
 
     # State --------------------------------------------------------------------------------------------------------
 
@@ -180,6 +232,7 @@ class Trainer:
         players = self.players
         return {
             "update": self.update,
+            "rollbacks": self.rollbacks,
             "stream": self.stream.state_dict(),
             "student": players.student.state_dict(),
             "motion": players.motion.state_dict(),
@@ -191,6 +244,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         players = self.players
         self.update = state["update"]
+        self.rollbacks = state.get("rollbacks", 0)  # earlier checkpoints do not say
         self.stream.load_state_dict(state["stream"])
         players.student.load_state_dict(state["student"])
         players.motion.load_state_dict(state["motion"])
@@ -201,12 +255,22 @@ class Trainer:
             optimizer.load_state_dict(state["optimizers"][name])
 
     def save(self) -> Path:
-        """Write a checkpoint and remove the oldest beyond `keep`. A failed save stops the run with its error."""
+        """Write a checkpoint and remove the oldest beyond `keep`. A failed save stops the run with its error.
+
+        NotFiniteError where a weight is broken: every checkpoint is good.
+        """
+        self._check_weights()
         path = self.folder / f"update-{self.update:07d}.safetensors"
         save_state(path, self.state_dict())
+        self._beginning = None
         for old in checkpoints(self.folder)[: -self.plan.keep]:
             old.unlink(missing_ok=True)
         return path
+
+
+def losses(numbers: Mapping[str, float]) -> str:
+    """The losses among the numbers of an update, for people."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in numbers.items() if "/" not in name)
 
 
 def checkpoints(folder: Path) -> list[Path]:
