@@ -27,6 +27,7 @@ from mcm.methods.base import Batch, Method, Players, Turn
 from mcm.output import Progress, silent
 from mcm.training.checkpoint import all_finite, copied, load_state, save_state
 from mcm.training.device import autocast
+from mcm.training.interrupt import held
 
 Material = Callable[[list[int], torch.Generator], Batch]
 
@@ -173,27 +174,25 @@ class Trainer:
     def run(self) -> None:
         """Go on from the newest checkpoint, if there is one, to the end of the plan.
 
-        A keyboard interrupt saves first, so that the same command goes on where it was.
+        A keyboard interrupt waits for the end of the update and saves, so that the same command goes on where it was; a
+        second one stops at once, and the last checkpoint is where it goes on.
         """
         if saved := checkpoints(self.folder):
             self.load_state_dict(load_state(saved[-1]))
         else:
             self._beginning = copied(self.state_dict())  # to go back to until there is a checkpoint
         recent: dict[str, float] = {}
-        since, counted = time.monotonic(), 0
+        since, counted, between = time.monotonic(), 0, True
         try:
             while self.update < self.plan.updates:
-                try:
-                    numbers = self.step()
-                    last = self.update == self.plan.updates
-                    if last or self.update % self.plan.save_every == 0:
-                        self._check_weights()
-                except NotFiniteError as found:
-                    if self.rollbacks:
-                        raise
-                    self._roll_back(found)
+                between = False
+                with held():
+                    numbers = self._step_or_back()
+                    between = True
+                if numbers is None:
                     recent, since, counted = {}, time.monotonic(), 0
                     continue
+                last = self.update == self.plan.updates
                 for name, value in numbers.items():
                     recent[name] = recent.get(name, 0.0) + value
                 counted += 1
@@ -207,8 +206,22 @@ class Trainer:
                     self.save()
                 self.after_update(self.update)
         except KeyboardInterrupt:
-            self.save()
+            if between:  # half an update is no state to go on from: then the last checkpoint is
+                self.save()
             raise
+
+    def _step_or_back(self) -> dict[str, float] | None:
+        """One update, its state good where it is to be saved; None where the run has gone back instead."""
+        try:
+            numbers = self.step()
+            if self.update == self.plan.updates or self.update % self.plan.save_every == 0:
+                self._check_weights()
+        except NotFiniteError as found:
+            if self.rollbacks:
+                raise
+            self._roll_back(found)
+            return None
+        return numbers
 
     def _roll_back(self, found: NotFiniteError) -> None:
         """To the newest checkpoint, else to the start; saved, so that a run that goes on knows that it was there."""
