@@ -14,7 +14,7 @@ def held() -> Iterator[None]:
     """Inside, a first Ctrl-C waits: its KeyboardInterrupt is raised at the end. A second one is raised at once.
 
     For what must not be left half done. Where signals cannot be had (in other threads than the main one, or where the
-    handler was set outside Python) nothing is held.
+    handler was set outside Python, or Ctrl-C is ignored) nothing is held.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
