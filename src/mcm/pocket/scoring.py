@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcm.evaluation.evaluator import Evaluator
+from mcm.evaluation.evaluator import METRICS, Evaluator
 from mcm.evaluation.fid import fid, picture_features
 from mcm.evaluation.frechet import FrechetStatistics
 from mcm.evaluation.fvd import frame_index
@@ -29,7 +29,6 @@ from mcm.pocket import world, zoo
 from mcm.pocket.judge import Judge, verdict
 from mcm.pocket.sources import PocketPictures
 
-METRICS = ("fvd", "clipsim", "fid", "motion")
 HELD_OUT, TUNING = ("reference", 5000), ("pictures", 700_000)  # (split, first seed)
 
 

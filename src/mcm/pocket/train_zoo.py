@@ -3,6 +3,7 @@
     python -m mcm.pocket.train_zoo                      everything, in order (hours on two cores)
     python -m mcm.pocket.train_zoo autoencoder clip     some stages
     python -m mcm.pocket.train_zoo assemble             write the folders of mcm/pocket/networks from what is trained
+    python -m mcm.pocket.train_zoo sharpen              a sharper decoder, tried and not shipped: only when named
 
 Work is kept in `--work`; any stage goes on where it was killed. Two stages on two cores, with --threads 1 each, are
 faster than one stage on both.
@@ -56,6 +57,10 @@ STAGES: dict[str, Callable[[Path], object]] = {
     "videomae": lambda work: fit_small(work, "videomae", videomae.fit),
     "judge": lambda work: fit_small(work, "judge", judging.fit),
     "pose": lambda work: fit_small(work, "pose", posing.fit),
+}
+
+ONLY_NAMED: dict[str, Callable[[Path], object]] = {
+    "sharpen": lambda work: fit_small(work, "autoencoder_sharp", decoder.sharpen),
 }
 
 
@@ -125,20 +130,22 @@ def _write(path: Path, data: object) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mcm.pocket.train_zoo", description=str(__doc__).splitlines()[0])
-    parser.add_argument("stages", nargs="*", help=f"{', '.join(STAGES)}, assemble (default: all)")
+    known = {**STAGES, "assemble": assemble, **ONLY_NAMED}
+    help_ = f"{', '.join(known)} (default: all before {next(iter(ONLY_NAMED))})"
+    parser.add_argument("stages", nargs="*", help=help_)
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args(arguments)
     wanted = given.stages or [*STAGES, "assemble"]
     for stage in wanted:
-        if stage not in (*STAGES, "assemble"):
-            parser.error(f"unknown stage {stage!r}: expected some of {', '.join(STAGES)}, assemble")
+        if stage not in known:
+            parser.error(f"unknown stage {stage!r}: expected some of {', '.join(known)}")
     torch.set_num_threads(given.threads)
     given.work.mkdir(parents=True, exist_ok=True)
     try:
         for stage in wanted:
             print(f"== {stage}", flush=True)
-            STAGES[stage](given.work) if stage in STAGES else assemble(given.work)
+            known[stage](given.work)
     except UserError as error:
         print(f"train_zoo: {error}")
         return 1
