@@ -26,12 +26,12 @@ def points(svg: str) -> int:
 
 def test_a_picture_of_every_kind(tmp_path: Path) -> None:
     rows = [row(method, steps, 10 / steps) for method in ("ddim", "mcm") for steps in (1, 2, 4)]
-    svg = step_curves(tmp_path / "deep" / "curves.svg", rows, {"fvd": "FVD"}).read_text()
+    svg = step_curves(tmp_path / "deep" / "curves.svg", rows, ("fvd",)).read_text()
     assert svg.lstrip().startswith("<?xml")
     with Image.open(step_curves(tmp_path / "curves.png", rows)) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
-    more = step_curves(tmp_path / "more.svg", [*rows, row("lcm", 1, 3.0)], {"fvd": "FVD"}).read_text()
+    more = step_curves(tmp_path / "more.svg", [*rows, row("lcm", 1, 3.0)], ("fvd",)).read_text()
     assert points(more) > points(svg)
     assert {path.name for path in tmp_path.iterdir()} == {"deep", "curves.png", "more.svg"}  # nothing half-written
 
@@ -42,7 +42,7 @@ def test_seeds_are_averaged_and_missing_values_left_out(tmp_path: Path) -> None:
         teacher="one", method="mcm", sampler="x", steps=1, guidance=1, n=4, fvd=3.0, intervals={"fvd": [1.0, 6.0]}
     )
     files = [
-        step_curves(tmp_path / f"{name}.svg", rows, {"fvd": "FVD"}).read_text()
+        step_curves(tmp_path / f"{name}.svg", rows, ("fvd",)).read_text()
         for name, rows in (("both", both), ("middle", [middle, row("mcm", 2, None)]))
     ]
     assert _paths(files[0]) == _paths(files[1])

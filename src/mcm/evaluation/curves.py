@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mcm.errors import UserError
-from mcm.evaluation.report import Row
+from mcm.evaluation.report import TITLES, Row
 from mcm.output import whole
 
-METRICS = {"fvd": "FVD (lower is better)", "clipsim": "CLIPSIM (higher is better)", "motion_ratio": "motion ratio (1)"}
+DRAWN = ("fvd", "clipsim", "motion_ratio")
 
 
-def step_curves(path: str | Path, rows: Sequence[Row], metrics: dict[str, str] = METRICS) -> Path:
+def step_curves(path: str | Path, rows: Sequence[Row], metrics: Sequence[str] = DRAWN) -> Path:
     """One line for each method of `rows`, over 1, 2, 4 ... steps; a panel for each teacher and metric.
 
     Rows of one method and number of steps (other training seeds) are averaged; bars are the 95 % intervals, the widest
@@ -34,13 +34,13 @@ def step_curves(path: str | Path, rows: Sequence[Row], metrics: dict[str, str] =
     panels: Any = figure.subplots(len(teachers), len(metrics), squeeze=False)
     for teacher, line in zip(teachers, panels, strict=True):
         own = [row for row in rows if row.teacher == teacher]
-        for (metric, title), panel in zip(metrics.items(), line, strict=True):
+        for metric, panel in zip(metrics, line, strict=True):
             for number, method in enumerate(dict.fromkeys(row.method for row in own)):
                 _line(panel, [row for row in own if row.method == method], metric, method, f"C{number}")
             steps = sorted({row.steps for row in own})
             panel.set_xscale("log", base=2)
             panel.set_xticks(steps, [str(step) for step in steps])
-            panel.set_title(f"{teacher}: {title}", fontsize=9)
+            panel.set_title(f"{teacher}: {TITLES[metric]}", fontsize=9)
             panel.set_xlabel("steps", fontsize=8)
             panel.tick_params(labelsize=8)
             panel.grid(alpha=0.3)

@@ -12,17 +12,11 @@ from typing import Any
 
 from mcm.evaluation.figures import in_steps, legend, motion_figure, note, short, step_figure, text
 from mcm.evaluation.page_style import style
-from mcm.evaluation.page_wall import WALL_BYTES, Shown, films, stills
-from mcm.evaluation.report import Report, Row, finite
+from mcm.evaluation.page_wall import WALL_BYTES, Shown, films, fitting, stills
+from mcm.evaluation.report import NAMES, TITLES, Report, Row, finite
 from mcm.output import flat
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_METRICS = {
-    "fvd": "FVD (lower is better)",
-    "clipsim": "CLIPSIM (higher is better)",
-    "motion_ratio": "Motion ratio (1 is the teacher's)",
-    "fid": "FID of frames (lower is better)",
-}
 _MORE = {
     "motion": "motion (flow a frame / height)",
     "temporal_std": "temporal std (pixels of [-1, 1])",
@@ -54,13 +48,14 @@ def page(
     drawn = rows if drawn is None else [Row.from_dict(row.to_dict()) for row in drawn]
     looks = {method: number for number, method in enumerate(dict.fromkeys(row.method for row in rows))}
     teachers = list(dict.fromkeys(row.teacher for row in rows))
+    lines = fitting(shown, limit)
     parts = [
         f"<header><h1>{text(title)}</h1>{_lead(rows, report.provenance, reference)}</header>",
         _section("Measured", [_table(t, [r for r in rows if r.teacher == t]) for t in teachers], new=False),
         _section("Step curves", [_curves(n, t, drawn, looks) for n, t in enumerate(teachers)]),
         _section("Motion", [_motion(n, t, rows, looks) for n, t in enumerate(teachers)]),
-        _section("Videos", films(shown, limit) if shown else []),
-        _section("Frames", stills(shown, limit)),
+        _section("Videos", films(lines, len(shown), limit) if shown else []),
+        _section("Frames", stills(lines)),
         _provenance(report.provenance, settings or {}),
         _raw(rows),
     ]
@@ -85,8 +80,7 @@ def _section(title: str, parts: Iterable[str], new: bool = True) -> str:
 def _lead(rows: Sequence[Row], provenance: Mapping[str, Any], reference: str | None) -> str:
     if not rows:
         return '<p class="lead">The report has no rows: nothing was measured.</p>'
-    names = {"fvd": "FVD", "clipsim": "CLIPSIM", "motion_ratio": "motion ratio", "fid": "FID of frames"}
-    metrics = [name for key, name in names.items() if any(getattr(row, key) is not None for row in rows)]
+    metrics = [name for key, name in NAMES.items() if any(getattr(row, key) is not None for row in rows)]
     counts = sorted({row.n for row in rows})
     real = (provenance.get("protocols") or {}).get("fvd", {}).get("reference_clips")
     against = (f", beside {real} real clips" if real else "") + (f" of {reference}" if real and reference else "")
@@ -111,7 +105,7 @@ def _list(items: Iterable[object]) -> str:
 
 
 def _table(teacher: str, rows: Sequence[Row]) -> str:
-    metrics = [name for name in _METRICS if any(getattr(row, name) is not None for row in rows)]
+    metrics = [name for name in TITLES if any(getattr(row, name) is not None for row in rows)]
     more = [name for name in _MORE if any(getattr(row, name) is not None for row in rows)]
     seeds = ["seed"] if any(row.seed is not None for row in rows) else []
     sets = list(dict.fromkeys(name for row in rows for name in row.fids))
@@ -119,7 +113,7 @@ def _table(teacher: str, rows: Sequence[Row]) -> str:
         seeds, "seed"
     )
     columns = [(label, lambda row, name=name: _number(getattr(row, name))) for name, label in own.items()]
-    columns += [(_METRICS[name], lambda row, name=name: _metric(row, name)) for name in metrics]
+    columns += [(TITLES[name], lambda row, name=name: _metric(row, name)) for name in metrics]
     tables = [_grid(f"Systems of the teacher {teacher}", columns, rows)]
     columns = [("steps", lambda row: _number(row.steps))]
     columns += [("seed", lambda row: _number(row.seed)) for _ in seeds]
@@ -175,7 +169,7 @@ def _metric(row: Row, name: str) -> str:
 def _curves(number: int, teacher: str, rows: Sequence[Row], looks: Mapping[str, int]) -> str:
     own = [row for row in rows if row.teacher == teacher]
     looks = {method: look for method, look in looks.items() if any(row.method == method for row in own)}
-    figures = [step_figure(own, name, label, f"c{number}{name}", looks) for name, label in _METRICS.items()]
+    figures = [step_figure(own, name, label, f"c{number}{name}", looks) for name, label in TITLES.items()]
     if not any(figures):
         return ""
     return f'<h3>{text(teacher)}</h3>{legend(looks)}<div class="figures">{"".join(figures)}</div>'

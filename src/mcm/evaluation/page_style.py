@@ -29,8 +29,8 @@ h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem; overflow-wrap: anywhere }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 caption { text-align: left; padding-bottom: .3rem }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-thead th { background: var(--panel); vertical-align: bottom }
-th[scope=row] { font-weight: 600; max-width: 22rem; overflow-wrap: anywhere }
+thead th, thead .number { background: var(--panel); vertical-align: bottom; white-space: normal }
+th[scope=row] { font-weight: 600; min-width: 7rem; max-width: 22rem; overflow-wrap: anywhere }
 .number { text-align: right; white-space: nowrap }
 .ends { display: block; font-size: .82rem }
 .facts td { overflow-wrap: anywhere; min-width: 12rem }

@@ -60,24 +60,26 @@ def fitting(shown: Sequence[Shown], limit: int) -> dict[Prompt, dict[Column, Sho
     return kept
 
 
-def films(shown: Sequence[Shown], limit: int) -> list[str]:
-    """What there is to say of the looping clips, and a table of them for each teacher."""
-    lines = fitting(shown, limit)
+Lines = Mapping[Prompt, Mapping[Column, Shown]]
+
+
+def films(lines: Lines, offered: int, limit: int) -> list[str]:
+    """What there is to say of the looping clips that fitted of those offered, and a table of them for each teacher."""
     count = sum(len(line) for line in lines.values())
     words = "Looping clips of the first prompts: across, the systems and their steps with the same seeds."
-    if count < len(shown):
-        words += f" Shown are {count} of {len(shown)} clips: the page is held to {limit * 4 / 3e6:.2g} MB of pictures."
+    if count < offered:
+        words += f" Shown are {count} of {offered} clips: the page is held to {limit * 4 / 3e6:.2g} MB of pictures."
     return [note(words), *_walls(lines, "wall", _film)]
 
 
-def stills(shown: Sequence[Shown], limit: int) -> list[str]:
+def stills(lines: Lines) -> list[str]:
     """One frame of each of the first clips, enlarged."""
-    few = dict(list(fitting(shown, limit).items())[:ENLARGED])
+    few = dict(list(lines.items())[:ENLARGED])
     words = "The middle frame of each clip, enlarged without smoothing to show what the network drew."
     return [note(words), *_walls(few, "wall frames", _still)] if few else []
 
 
-def _walls(lines: Mapping[Prompt, Mapping[Column, Shown]], kind: str, cell: Callable[[Shown], str]) -> list[str]:
+def _walls(lines: Lines, kind: str, cell: Callable[[Shown], str]) -> list[str]:
     """A table for each teacher: rows prompts, columns systems and steps."""
     every = list(dict.fromkeys(column for line in lines.values() for column in line))
     tables = []

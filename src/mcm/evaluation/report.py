@@ -24,6 +24,11 @@ SETTING = ("teacher", "method", "sampler", "steps", "guidance", "n")
 ALWAYS = (*SETTING, "fvd", "clipsim", "motion_ratio", "fid", "intervals")
 """Fields that every row of a report file has, null when not measured."""
 
+NAMES = {"fvd": "FVD", "clipsim": "CLIPSIM", "motion_ratio": "motion ratio", "fid": "FID of frames"}
+_BEST = ("lower is better", "higher is better", "1 is the teacher's", "lower is better")
+TITLES = {key: f"{name} ({best})" for (key, name), best in zip(NAMES.items(), _BEST, strict=True)}
+"""The metrics for people: their names, and those with what is good."""
+
 DIGITS = {
     "fvd": 1,
     "fid": 1,
