@@ -9,13 +9,14 @@ from stage import make_batch, make_players
 
 from mcm.data.stream import Stream
 from mcm.methods import method
+from mcm.training.average import PowerAverage
 from mcm.training.trainer import Plan, Schedule, Trainer
 
 
 def make_trainer(teachers: Path, folder: Path, name: str = "mcm", updates: int = 4, accumulation: int = 1, **settings):
     log: list[tuple[int, dict[str, float]]] = []
     kind = settings.pop("kind", "lora")
-    batch = settings.pop("batch", 2)
+    batch, width = settings.pop("batch", 2), settings.pop("average", None)
     chosen = method(name, **settings)
     players = make_players(teachers, chosen, kind=kind)
     optimizers, schedules = {}, {}
@@ -26,6 +27,7 @@ def make_trainer(teachers: Path, folder: Path, name: str = "mcm", updates: int =
         chosen, players, lambda index, rng: make_batch(players, index), Stream(6, batch, seed=1), optimizers, schedules,
         Plan(updates, accumulation, seed=7, save_every=2, log_every=1), folder,
         lambda update, numbers: log.append((update, numbers)),
+        average=PowerAverage(players.student.trainable(), width) if width else None,
     )  # fmt: skip
     return trainer, log
 

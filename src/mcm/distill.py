@@ -33,6 +33,7 @@ from mcm.models.video import VideoModel, load_video_model
 from mcm.motion import motion_representation
 from mcm.output import Progress, silent, whole, write_json
 from mcm.recipe import Recipe
+from mcm.training.average import PowerAverage
 from mcm.training.device import autocast, chosen_device
 from mcm.training.health import Watch
 from mcm.training.log import RunLog
@@ -101,14 +102,18 @@ def distill(
         previews = Previews(method, players, prompts, out / "previews", shape)
     log = RunLog(out, saved_updates(out / "checkpoints"))
     watch = Watch(recipe, log, previews, device)
+    width = recipe.training.average
+    average = None if width is None else PowerAverage(players.student.trainable(), width)
     trainer = Trainer(
         method, players, Material(clips, model.text, pictures, real, device),
         Stream(len(clips), recipe.training.batch, recipe.training.seed),
         *_optimizers(recipe, method, players), _plan(recipe, device), out / "checkpoints", watch.numbers,
-        watch.after, progress, watch.line, watch.rolled_back,
+        watch.after, progress, watch.line, watch.rolled_back, average,
     )  # fmt: skip
     trainer.run()
     log.close()
+    if average is not None:
+        average.hand_over()
     return _finish(recipe, teacher_mark, model, method, players, frames, size, student_folder)
 
 

@@ -192,6 +192,10 @@ class TrainingConfig(Group):
     accumulation: int = Field(default=1, ge=1, description="forward passes of one update")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of everything random")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of forward passes; CPU: fp32")
+    average: float | None = Field(
+        default=None, gt=0, le=0.28,
+        description="of the student's weights over the run: its relative width; none: the last weights are the student",
+    )  # fmt: skip
     save_every: int = Field(default=100, ge=1, description="updates between checkpoints")
     keep: int = Field(default=2, ge=1, description="checkpoints kept")
     preview_every: int = Field(default=100, ge=0, description="updates between previews; 0: none")

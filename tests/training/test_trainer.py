@@ -25,7 +25,9 @@ def teachers(tmp_path_factory: pytest.TempPathFactory):
     return tmp_path_factory.mktemp("teachers")
 
 
-@pytest.mark.parametrize("settings", [{}, {"target_decay": 0.9}, {"kind": "full", "target_decay": 0.9}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"target_decay": 0.9}, {"kind": "full", "target_decay": 0.9}, {"average": 0.15}]
+)
 def test_interrupted_equals_uninterrupted_bit_for_bit(teachers, tmp_path, settings):
     whole, whole_log = make_trainer(teachers, tmp_path / "whole", **settings)
     whole.run()
@@ -52,6 +54,9 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(teachers, tmp_path, settin
     assert kept["stream"] == resumed["stream"]
     for key, value in kept["student"].items():  # the averaged target among them
         assert torch.equal(value, resumed["student"][key])
+    assert bool(kept["average"]) == ("average" in settings)
+    for key, value in kept["average"].items():
+        assert torch.equal(value, resumed["average"][key])
 
 
 def test_accumulation_is_the_mean_over_micro_batches_for_every_player(teachers, tmp_path):

@@ -25,6 +25,7 @@ from mcm.data.stream import Stream
 from mcm.errors import UserError
 from mcm.methods.base import Batch, Method, Players, Turn
 from mcm.output import Progress, silent
+from mcm.training.average import PowerAverage
 from mcm.training.checkpoint import all_finite, copied, load_state, save_state
 from mcm.training.device import autocast
 from mcm.training.interrupt import held
@@ -88,6 +89,7 @@ class Trainer:
     optimizers, schedules: one for each player of `method.order`. log(update, numbers) is called every `log_every`
     updates; after_update(update) after every one (previews). line(numbers, seconds) makes the note of an update's
     numbers and of the seconds that updates take; rolled_back(update, words) is told that the run has gone back.
+    average: follows the student's weights; its values are part of the run's state.
     """
 
     def __init__(
@@ -105,11 +107,12 @@ class Trainer:
         progress: Progress = silent,
         line: Callable[[Mapping[str, float], float], str] = lambda numbers, seconds: losses(numbers),
         rolled_back: Callable[[int, str], None] = lambda update, words: None,
+        average: PowerAverage | None = None,
     ) -> None:
         self.method, self.players, self.material, self.stream = method, players, material, stream
         self.optimizers, self.schedules, self.plan = optimizers, schedules, plan
         self.folder, self.log, self.after_update, self.progress = folder, log, after_update, progress
-        self.line, self.rolled_back = line, rolled_back
+        self.line, self.rolled_back, self.average = line, rolled_back, average
         self.update = 0
         self.rollbacks = 0  # each halves the learning rates
         self._beginning: dict[str, Any] | None = None
@@ -145,6 +148,8 @@ class Trainer:
             optimizer.step()
         self.players.average(self.method.decay(progress, (self.update + 1) / self.plan.updates), self.method.head_decay)
         self.update += 1
+        if self.average is not None:
+            self.average.update(self.update)
         return numbers
 
     def _next(self, turns: Iterator[Turn]) -> Turn | None:
@@ -251,6 +256,7 @@ class Trainer:
             "motion": players.motion.state_dict(),
             "averaged_motion": players.averaged_motion.state_dict(),
             "discriminator": players.discriminator.state_dict() if players.discriminator is not None else {},
+            "average": self.average.state_dict() if self.average is not None else {},
             "optimizers": {name: _by_name(o.state_dict()) for name, o in self.optimizers.items()},
         }
 
@@ -264,6 +270,8 @@ class Trainer:
         players.averaged_motion.load_state_dict(state["averaged_motion"])
         if players.discriminator is not None:
             players.discriminator.load_state_dict(state["discriminator"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
 
