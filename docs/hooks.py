@@ -190,15 +190,16 @@ def code_style() -> str:
 
 RECIPE_HEAD = """# Recipes
 
-A recipe describes a run whole. It is one of the published runs below (`mcm list` names them), a `.yaml` or `.json` file,
-or the folder of an earlier run. Every setting is also an option of `mcm distill`: `--optim.lr 1e-4`. An unknown setting
-is an error, never dropped. The resolved recipe is saved beside what it made, as `recipe.yaml`, and that file is a recipe again."""
+A recipe describes a run whole. It is one of the published runs below (`mcm list` names them), a `.yaml` or `.json`
+file, or the folder of an earlier run. Every setting is also an option of `mcm distill`: `--optim.lr 1e-4`. An unknown
+setting is an error, never dropped. The resolved recipe is saved beside what it made, as `recipe.yaml`, and that file is
+a recipe again."""
 
 
 CARD_HEAD = """## The card
 
-Training writes `student/card.json` once; generation, evaluation and export read it. It is the only home of these facts, so
-a student cannot be sampled with another schedule than it was trained with.
+Training writes `student/card.json` once; generation, evaluation and export read it. It is the only home of these
+facts, so a student cannot be sampled with another schedule than it was trained with.
 
 | field | what it is |
 |---|---|

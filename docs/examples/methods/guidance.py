@@ -1,4 +1,4 @@
-"""Guidance distillation (arXiv 2210.03142, stage one): the student says in one pass what its guided teacher says in two."""
+"""Guidance distillation (arXiv 2210.03142, stage one): one pass of the student for two of its guided teacher."""
 
 from __future__ import annotations
 
