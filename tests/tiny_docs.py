@@ -1,7 +1,8 @@
 """A folder in which everything on the pages runs for real in seconds: small recipes, few clips, tiny networks.
 
 Commands and snippets run as they are written. What is smaller: a recipe trains one update of one clip, a teacher makes
-two clips of its own, an evaluation four at its first number of steps, and the teacher beside them takes one step.
+two clips of its own, an evaluation four at its first number of steps, and the teacher beside them takes one step. With
+`tiny` a recipe's teacher and backbone are random networks (tests/tiny.py), else the laboratory's own.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ SMALL = {
     "training.updates": 1, "training.batch": 1, "training.preview_every": 0, "data.laboratory_clips": 2,
     "student.rank": 2, "student.alpha": 2.0, "student.targets": "attention",
 }  # fmt: skip
+TINY = {"teacher": "animatediff", "discriminator.backbone": "dinov2", "data.frames": 4}
 
 
 def prepare(folder: Path) -> None:
     """What the pages speak of: clips/, pictures/, prompts.txt, walk.json, own.yaml, teachers/, runs/animatediff."""
-    make_material(folder)
+    make_material(folder)  # animatediff/ and dinov2/, too
     for block in blocks("yaml", "docs/tutorial.md"):
         (folder / "own.yaml").write_text(block.text)
     points = np.random.default_rng(0).uniform(0.2, 0.8, (6, 18, 3))
@@ -46,15 +48,16 @@ def prepare(folder: Path) -> None:
 
 
 @contextmanager
-def small(patch: pytest.MonkeyPatch) -> Iterator[None]:
+def small(patch: pytest.MonkeyPatch, tiny: bool = True) -> Iterator[None]:
     """Inside, recipes and evaluations are small."""
     load, evaluate = mcm.recipes.load_recipe, mcm.evaluation.run.evaluate
 
     def small_recipe(name: str | Path) -> Recipe:
-        return apply_overrides(load(name), SMALL)
+        return apply_overrides(load(name), SMALL | TINY if tiny else SMALL)
 
     def small_evaluation(model: Any, reference: str, **given: Any) -> Any:
         given |= {"count": 4, "steps": list(given["steps"])[:1]}
+        given |= {"fvd_model": "pocket-videomae", "clip": "pocket-clip"}  # the published ones are downloads
         return evaluate(model, reference, **given)
 
     with patch.context() as inside:
@@ -83,10 +86,10 @@ def run(block: Block) -> None:
         assert command(words) == 0, f"{block.place}: {' '.join(words)}"
 
 
-def run_pages(folder: Path, *pages: str) -> list[str]:
+def run_pages(folder: Path, *pages: str, tiny: bool = True) -> list[str]:
     """Everything on these pages that says nothing else, in order, in `folder`; what was run."""
     done = []
-    with pytest.MonkeyPatch.context() as patch, small(patch):
+    with pytest.MonkeyPatch.context() as patch, small(patch, tiny):
         patch.chdir(folder)
         for page in pages:
             for block in read(page)[0]:
