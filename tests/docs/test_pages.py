@@ -1,7 +1,7 @@
 """Every command line and piece of Python on the pages is one that this version knows; nothing is run here.
 
-Shell lines go through the real command line up to the library call, which is bound to its real signature; calls in Python
-are bound to theirs; inline options and settings are looked up; YAML is read as a recipe.
+Shell lines go through the real command line up to the library call, which is bound to its real signature; calls in
+Python are bound to theirs; inline options and settings are looked up; YAML is read as a recipe.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ CALLS = {
 # Other programs that pages name, only in blocks that say why they are not run, and where each comes from.
 OTHERS = {"tensorboard": "a dependency", "export": "the shell", "pipx": "the reader's", "pre-commit": "the reader's"}
 SETTINGS = dict(settings(Recipe))
+GROUPED = re.compile(r"(method|data|student|optim|training|discriminator)\.\w+(=.*)?$")
 TARGETS = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
 
 
@@ -45,7 +45,7 @@ class Reached(BaseException):
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that are read before any work, in which library calls end with `Reached`."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("a red puppet walks\n")
@@ -54,7 +54,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for verb, module in CALLS.items():
         loaded = importlib.import_module(module)
         monkeypatch.setattr(loaded, verb, _bound(getattr(loaded, verb)))
-    yield tmp_path
+    return tmp_path
 
 
 def _bound(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,7 +85,8 @@ def test_there_are_pages_and_every_block_has_a_language_that_is_checked() -> Non
         for block in read(page)[0]:
             assert block.language in LANGUAGES, f"{block.place}: {block.language!r} is no language that is checked"
             if block.language in ("text", ""):
-                code = [line for line in block.text.splitlines() if re.match(r"\s*(\$ |mcm |make |import |from )", line)]
+                lines = block.text.splitlines()
+                code = [line for line in lines if re.match(r"\s*(\$ |mcm [a-z]|make [a-z]|import |from )", line)]
                 assert not code, f"{block.place}: code in a block that nothing checks: {code}"
 
 
@@ -154,8 +155,12 @@ def test_inline_code(page: str) -> None:
                     known_setting(option.removeprefix("--"), f"{page}: {span}")
                 else:
                     assert option in every, f"{page}: no verb has {option}"
-        elif re.match(r"(method|data|student|optim|training|discriminator)\.\w+(=.*)?$", span) and not find_spec(f"mcm.{span}"):
+        elif GROUPED.match(span) and not _module(span):
             known_setting(span.partition("=")[0], f"{page}: {span}")
+
+
+def _module(name: str) -> bool:
+    return (ROOT / "src" / "mcm" / Path(*name.split("."))).with_suffix(".py").is_file()
 
 
 def known_setting(name: str, where: str) -> None:
