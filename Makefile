@@ -5,13 +5,14 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 QUICKSTART_ARGS ?=
 ZOO_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint zoo clean
+.PHONY: help setup quickstart test lint docs bench zoo clean
 
 help:  ## name the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "Python 3.11 or newer is needed, but $(PYTHON) is: $$($(PYTHON) --version 2>&1 || true)." >&2; \
 	  echo "Name another one: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 quickstart: setup  ## distil a small text-to-video model and make videos: runs/quickstart
@@ -38,9 +39,15 @@ lint: setup  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+docs: setup  ## build the documentation, strictly: site/index.html
+	$(BIN)/mkdocs build --strict --clean
+
+bench: setup  ## distil and score every system of the laboratory (hours, resumable): runs/bench
+	$(BIN)/mcm bench pocket $(BENCH_ARGS)
+
 zoo: setup  ## train the small networks of the pocket laboratory anew (hours)
 	$(BIN)/python -m mcm.pocket.train_zoo $(ZOO_ARGS)
 
 clean:  ## remove caches and build products; .venv and runs stay
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -239,7 +239,8 @@ def generate(
         steps: default 4 for a student, 25 for a teacher.
         sampler: a teacher's sampler ("dpm++", "ddim", ...); a student has its own.
         guidance_scale: in diffusers' convention; default the model's own.
-        frames, size: of the videos; default the model's own.
+        frames: of a video; default the model's own.
+        size: height and width in pixels; default the model's own.
         pose: what the person does, in every video: what `open_pose` takes, an OpenPose JSON for instance. Stretched
             over the video's frames.
         controlnet: the ControlNetModel that makes videos follow the pose, a folder, a pocket name or a hub id; default
