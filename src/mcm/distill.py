@@ -6,9 +6,9 @@ The folder of a run: recipe.yaml (resolved), sources.json (what the data were, a
 
 from __future__ import annotations
 
-import copy
 import datetime
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,22 +24,20 @@ from mcm.data.stream import Stream
 from mcm.errors import UserError
 from mcm.evaluation.report import provenance
 from mcm.methods.base import Method, Players
-from mcm.models.discriminator import FrameDiscriminator
-from mcm.models.encoder_discriminator import EncoderDiscriminator
-from mcm.models.features import FrozenFeatures
 from mcm.models.fingerprint import fingerprint
-from mcm.models.student import Student
 from mcm.models.video import VideoModel, load_video_model
-from mcm.motion import motion_representation
 from mcm.output import Progress, silent, whole, write_json
 from mcm.recipe import Recipe
 from mcm.training.average import PowerAverage
 from mcm.training.device import autocast, chosen_device
-from mcm.training.health import Watch
+from mcm.training.health import Watch, previewed
 from mcm.training.log import RunLog
 from mcm.training.material import Material
+from mcm.training.players import make_optimizers, make_plan, make_players
 from mcm.training.preview import Previews
-from mcm.training.trainer import Plan, Schedule, Trainer, saved_updates
+from mcm.training.ranks import Joined, Ranks
+from mcm.training.sharded import Sharded
+from mcm.training.trainer import Trainer, saved_updates
 
 TEACHER_CLIPS = 256  # what the teacher makes itself where there are prompts alone
 
@@ -64,14 +62,26 @@ def distill(
 
         recipe = load_recipe(recipe)
     out = Path(out).expanduser()
+    with Joined(recipe.training.rank_timeout) as ranks:
+        return _distill(recipe, out, progress if ranks.main else silent, cache, ranks)
+
+
+def _distill(
+    recipe: Recipe, out: Path, progress: Progress, cache: str | Path | None, ranks: Ranks
+) -> StudentCard:
+    """`distill` on every rank; rank 0 alone writes."""
     recipe.may_use(out)
     student_folder = out / "student"
-    if (student_folder / "card.json").exists():
+    done = (student_folder / "card.json").exists()
+    if ranks.any(done):  # before rank 0 can write one
         return StudentCard.load(student_folder)
+    if ranks.several:
+        clips_each = recipe.training.batch * recipe.training.accumulation
+        progress("processes at work", ranks.world, ranks.world, f"{clips_each} clips an update on each")
 
     progress("loading the teacher", 0, 0)
     device = chosen_device()
-    autocast(device, recipe.training.precision)  # refuses a precision that the device cannot take
+    _check_precision(recipe, device, ranks)
     model = load_video_model(recipe.teacher, device)
     teacher_mark = fingerprint(model.denoiser.network)
     start = _start(recipe, teacher_mark)
@@ -80,41 +90,73 @@ def distill(
     frames, size = recipe.data.frames or model.frames, recipe.data.size or model.size
     model.check_geometry(frames, size)
     cache = out / "cache" if cache is None else Path(cache)
-    clips, pictures, reports = material(recipe, model, frames, size, cache, progress)
-    if len(clips) < recipe.training.batch:
-        raise UserError(
-            f"training.batch is {recipe.training.batch}, but there are only {len(clips)} clips: give more videos or a "
-            "smaller batch (--training.batch)"
-        )
+    with ranks.main_first():  # it encodes the clips, the others find them in the cache
+        if recipe.data.cache and not (ranks.main or LatentSet.exists(cache)):
+            raise UserError(f"no clips in {cache}, where rank 0 wrote them: all machines must share that folder")
+        clips, pictures, reports = material(recipe, model, frames, size, cache, progress)
+        if len(clips) < recipe.training.batch:
+            raise UserError(
+                f"training.batch is {recipe.training.batch}, but there are only {len(clips)} clips: give more videos "
+                "or a smaller batch (--training.batch)"
+            )
+        if ranks.main:
+            recipe.claim(out)  # from here on the folder is this run's
+            if not (out / "sources.json").exists():  # one that goes on from its cache has not looked at films again
+                write_json(out / "sources.json", [report.as_dict() for report in reports])
+            if recipe.data.cache and not LatentSet.exists(cache):
+                clips.save(cache)  # after the report, so that no kill can leave a cache without one
 
-    recipe.claim(out)  # from here on the folder is this run's
-    if not (out / "sources.json").exists():  # a run that goes on from its cache has not looked at the films again
-        write_json(out / "sources.json", [report.as_dict() for report in reports])
-    if recipe.data.cache and not LatentSet.exists(cache):
-        clips.save(cache)  # after the report, so that no kill can leave a cache without one
-
-    players = _players(recipe, model, method, start)
+    players = make_players(recipe, model, method, start)
+    sharded = None
+    if ranks.several and recipe.student.kind == "full":
+        sharded = Sharded([d.network for d in players.student.denoisers() if d is not model.denoiser], device, ranks)
     real = method.frames_picked if method.adversary != "none" else 0
     shape = model.latent_shape(frames, size)
     previews = None
     if recipe.training.preview_every:
         prompts = list(recipe.training.preview_prompts or dict.fromkeys(clips.captions))[:4]
         previews = Previews(method, players, prompts, out / "previews", shape)
-    log = RunLog(out, saved_updates(out / "checkpoints"))
-    watch = Watch(recipe, log, previews, device)
+    watch = None
+    if ranks.main:
+        log = RunLog(out, saved_updates(out / "checkpoints"), recipe.training.tracker)
+        watch = Watch(recipe, log, previews, device, lambda: trainer.micro_batches * recipe.training.batch)
+
+    def after(update: int) -> None:
+        if previewed(recipe, update):
+            with sharded.whole() if sharded else nullcontext():
+                if watch is not None:
+                    watch.after(update)
+                ranks.follow()
+
     width = recipe.training.average
     average = None if width is None else PowerAverage(players.student.trainable(), width)
+    told: dict[str, Any] = {}
+    if watch is not None:
+        told = {"log": watch.numbers, "line": watch.line, "rolled_back": watch.rolled_back}
     trainer = Trainer(
         method, players, Material(clips, model.text, pictures, real, device),
-        Stream(len(clips), recipe.training.batch, recipe.training.seed),
-        *_optimizers(recipe, method, players), _plan(recipe, device), out / "checkpoints", watch.numbers,
-        watch.after, progress, watch.line, watch.rolled_back, average,
+        Stream(len(clips), recipe.training.batch, recipe.training.seed, ranks.rank, ranks.world),
+        *make_optimizers(recipe, method, players, sharded is not None), make_plan(recipe, device), out / "checkpoints",
+        after_update=after, progress=progress, average=average, ranks=ranks, sharded=sharded, **told,
     )  # fmt: skip
     trainer.run()
-    log.close()
     if average is not None:
         average.hand_over()
-    return _finish(recipe, teacher_mark, model, method, players, frames, size, student_folder)
+    with sharded.whole() if sharded else nullcontext():
+        if watch is not None:
+            watch.log.close()
+            _finish(recipe, teacher_mark, model, method, players, frames, size, student_folder)
+        ranks.follow()
+    return StudentCard.load(student_folder)
+
+
+def _check_precision(recipe: Recipe, device: torch.device, ranks: Ranks) -> None:
+    """UserError for a precision that the device, or a student divided among ranks, cannot take."""
+    autocast(device, recipe.training.precision)
+    if recipe.training.precision == "fp16" and recipe.student.kind == "full" and ranks.several:
+        raise UserError(
+            'training.precision is "fp16", which a full student on several ranks does not take: use "bf16"'
+        )
 
 
 def _start(recipe: Recipe, teacher_mark: str) -> Path | None:
@@ -128,58 +170,6 @@ def _start(recipe: Recipe, teacher_mark: str) -> Path | None:
             "one of the same teacher"
         )
     return path.parent
-
-
-def _players(recipe: Recipe, model: VideoModel, method: Method, start: Path | None) -> Players:
-    rng = torch.Generator().manual_seed(recipe.training.seed)
-    discriminator: FrameDiscriminator | EncoderDiscriminator | None = None
-    if method.judge == "encoder":  # of the bare teacher, before there are adapters in it
-        discriminator = EncoderDiscriminator.of(model.denoiser, rng)
-    averaged = method.target_decay is not None
-    if recipe.student.kind == "lora":
-        student: Student = Student.lora(
-            model.denoiser, recipe.student.rank, recipe.student.alpha, recipe.student.targets, averaged, rng=rng
-        )
-    else:
-        student = Student.full(model.denoiser, averaged)
-    if start is not None:
-        student.begin(start)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
-        motion = motion_representation(method.motion, model.codec.channels)
-    motion.to(next(model.denoiser.parameters()).device)
-    if method.adversary != "none":
-        features = FrozenFeatures.load(recipe.discriminator.backbone)
-        discriminator = FrameDiscriminator(
-            features,
-            model.text.width,
-            recipe.discriminator.head_width,
-            augment=recipe.discriminator.augmentation,
-            rng=rng,
-        ).to(next(model.denoiser.parameters()).device)
-    return Players(model, student, motion, copy.deepcopy(motion).requires_grad_(False), discriminator)
-
-
-def _optimizers(
-    recipe: Recipe, method: Method, players: Players
-) -> tuple[dict[str, torch.optim.Optimizer], dict[str, Schedule]]:
-    optim, updates = recipe.optim, recipe.training.updates
-    optimizers: dict[str, torch.optim.Optimizer] = {}
-    schedules: dict[str, Schedule] = {}
-    for player in method.order:
-        weights = list(players.parameters(player).values())
-        rate = optim.discriminator_lr if player == "discriminator" else optim.lr
-        optimizers[player] = torch.optim.AdamW(weights, lr=rate, betas=optim.betas, weight_decay=optim.weight_decay)
-        begin, end = (round(share * updates) for share in method.span(player))
-        schedules[player] = Schedule(rate, optim.warmup, end - begin, optim.schedule, begin)
-    return optimizers, schedules
-
-
-def _plan(recipe: Recipe, device: torch.device) -> Plan:
-    t = recipe.training
-    return Plan(
-        t.updates, t.accumulation, recipe.optim.clip, t.seed, t.save_every, t.keep, t.log_every, t.precision, device
-    )  # fmt: skip
 
 
 def _finish(

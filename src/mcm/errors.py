@@ -14,6 +14,14 @@ class UserError(Exception):
     """
 
 
+class SaidElsewhereError(UserError):
+    """Another process of the same run tells what is wrong: this one leaves with exit code `code` and says nothing."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known word nearest to `word`, or an empty string when none is near."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -165,6 +165,9 @@ class StudentConfig(Group):
 class OptimConfig(Group):
     """AdamW, one for the student and one for the discriminator."""
 
+    name: Literal["adamw", "adamw-fused", "adamw-8bit"] = Field(
+        default="adamw", description="adamw-fused: in one kernel; adamw-8bit: a small state (bitsandbytes, GPU)"
+    )
     lr: float = Field(default=5e-6, gt=0, description="the student's learning rate")
     discriminator_lr: float = Field(default=5e-5, gt=0, description="the discriminator's learning rate")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of AdamW")
@@ -189,9 +192,17 @@ class TrainingConfig(Group):
 
     updates: int = Field(default=1000, ge=1, description="optimizer steps of the student")
     batch: int = Field(default=8, ge=1, description="clips of one forward pass on one device")
-    accumulation: int = Field(default=1, ge=1, description="forward passes of one update")
+    accumulation: int = Field(default=1, ge=1, description="forward passes of one update on one device")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of everything random")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of forward passes; CPU: fp32")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="of forward passes; CPU: fp32"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="keep fewer activations and compute them again: less memory, slower"
+    )
+    rank_timeout: float = Field(
+        default=600.0, gt=0, description="seconds that one of several processes waits for the others"
+    )
     average: float | None = Field(
         default=None, gt=0, le=0.28,
         description="of the student's weights over the run: its relative width; none: the last weights are the student",
@@ -203,6 +214,9 @@ class TrainingConfig(Group):
         default=None, description="none: some of the data's captions"
     )
     log_every: int = Field(default=10, ge=1, description="updates between lines of the log")
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = Field(
+        default="tensorboard", description="where the curves go besides log.jsonl"
+    )
 
 
 class DiscriminatorConfig(Group):

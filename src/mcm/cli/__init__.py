@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from mcm import __version__
 from mcm.cli.usage import UsageError
-from mcm.errors import UserError
+from mcm.errors import SaidElsewhereError, UserError
 
 VERBS = {
     "distill": "Distil a teacher into a student of few steps.",
@@ -62,6 +62,8 @@ def _run(tokens: list[str]) -> tuple[int, str]:
         sys.stdout.flush()
     except UsageError as error:
         return 2, str(error)
+    except SaidElsewhereError as error:
+        return error.code, ""
     except UserError as error:
         if debug:
             raise

@@ -101,11 +101,17 @@ def distill(
 
         motion_representation(chosen.method.motion, channels=1)
     from mcm.distill import distill as run
+    from mcm.training.interrupt import ended_politely
+    from mcm.training.ranks import announced
 
-    if not json:
-        say(f"recipe {chosen.name}: {chosen.method.name} on {chosen.teacher}, into {folder}")
-    with progress() as told:
+    rank, world = announced()
+    if not json and rank == 0:
+        processes = f"{world} processes" if world > 1 else "1 process"
+        say(f"recipe {chosen.name}: {chosen.method.name} on {chosen.teacher}, {processes}, into {folder}")
+    with progress() as told, ended_politely():
         card = run(chosen, folder, progress=told)
+    if rank > 0:
+        return
     if json:
         tell(card.model_dump(mode="json"))
     else:

@@ -29,6 +29,8 @@ from mcm.models.video import TextEmbedding, VideoModel
 from mcm.samplers.base import Sampler
 from mcm.samplers.loop import sample
 
+PASSES = 2  # of the discriminator of frames in its own turn, `discriminator_losses`: made ones and real ones
+
 
 class Batch(NamedTuple):
     """One micro-batch of training material, on the device.
@@ -270,6 +272,14 @@ class Method(ABC):
         if self.gradient_penalty:
             losses["penalty"] = self.gradient_penalty * gradient_penalty(real, features)
         return losses
+
+    def elsewhere(self, players: Players, micro_batches: int) -> None:
+        """Do what so many turns of the discriminator, made by other processes, do to it besides gradients.
+
+        A pass in training moves its spectral norms on, by its weights alone, whatever it is shown.
+        """
+        if isinstance(players.discriminator, FrameDiscriminator):
+            players.discriminator.skip(PASSES * micro_batches)
 
     def _captions(self, batch: Batch) -> Tensor:
         """Pooled captions of the picked frames, (B*K, E)."""

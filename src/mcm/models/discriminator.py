@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from mcm.models.augment import augment as augmented
 from mcm.models.features import FrozenFeatures
@@ -115,6 +116,14 @@ class FrameDiscriminator(nn.Module):
         return [
             self.heads[name](seen, text) for name, seen in zip(self.features.names, features, strict=True)
         ]
+
+    @torch.no_grad()
+    def skip(self, passes: int) -> None:
+        """Move the spectral norms on as so many passes in training would."""
+        for _ in range(passes if self.training else 0):
+            for layer in self.heads.modules():
+                if is_parametrized(layer, "weight"):
+                    _ = layer.weight  # reading it is one step of the power iteration
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The heads' weights by stable names."""

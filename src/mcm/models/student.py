@@ -240,7 +240,9 @@ class FullStudent(Student):
 
     def save(self, folder: str | Path, half: bool = False, which: str = "student") -> None:
         weights = self._weights(which)
-        network = cast(Any, self.copy.network)
+        # The teacher's, not the copy's: they say the same, and FSDP2 gives the copy's class another name and divides it
+        # again where its state is asked for.
+        network = cast(Any, self.denoiser.network)
         whole = {**network.state_dict(), **weights}  # buffers too: diffusers expects its tables of positions
 
         def write(into: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import psutil
@@ -181,14 +181,22 @@ class Guard:
         )
 
 
+def previewed(recipe: Recipe, update: int) -> bool:
+    """Whether previews are made after this update."""
+    every = recipe.training.preview_every
+    return every > 0 and (update % every == 0 or update == recipe.training.updates)
+
+
 class Watch:
     """Looks after a run for the trainer: writes the log, makes the previews, warns, and tells the line of health."""
 
     def __init__(
-        self, recipe: Recipe, log: RunLog, previews: Previews | None = None, device: torch.device | str = "cpu"
-    ) -> None:
+        self, recipe: Recipe, log: RunLog, previews: Previews | None = None, device: torch.device | str = "cpu",
+        clips: Callable[[], int] | None = None,
+    ) -> None:  # fmt: skip
+        """clips: of an update, all ranks' together, once the run goes; by default what the recipe says for one."""
         self.recipe, self.log, self.previews, self.device = recipe, log, previews, torch.device(device)
-        self._clips = recipe.training.batch * recipe.training.accumulation  # of one update
+        self.clips = clips or (lambda: recipe.training.batch * recipe.training.accumulation)
         self._said: set[str] = set()
         self._begin()
 
@@ -203,15 +211,14 @@ class Watch:
     def numbers(self, update: int, numbers: dict[str, float]) -> None:
         """Log the means of the updates since the last time (`Trainer`'s `log`)."""
         seconds = numbers["seconds per update"]
-        health = {"health/clips per second": self._clips / seconds, "health/memory": memory(self.device)}
+        health = {"health/clips per second": self.clips() / seconds, "health/memory": memory(self.device)}
         if (ahead := self._balance(numbers)) is not None:
             health["health/balance"] = ahead
         self._write(update, numbers | health)
 
     def after(self, update: int) -> None:
         """Make and measure the previews where it is time (`Trainer`'s `after_update`)."""
-        every, last = self.recipe.training.preview_every, update == self.recipe.training.updates
-        if self.previews is not None and (update % every == 0 or last):
+        if self.previews is not None and previewed(self.recipe, update):
             measured = self.previews(update)
             self._ratio = measured.get("motion ratio", self._ratio)
             self._write(update, measured)
@@ -226,7 +233,7 @@ class Watch:
             parts.append(f"motion ratio {self._ratio:.2f}")
         if (ahead := self._balance(numbers)) is not None:
             parts.append(f"balance {ahead:.2f}")
-        return "  ".join([*parts, f"{self._clips / seconds:.3g} clips/s", f"{memory(self.device):.1f} GB"])
+        return "  ".join([*parts, f"{self.clips() / seconds:.3g} clips/s", f"{memory(self.device):.1f} GB"])
 
     def rolled_back(self, update: int, words: str) -> None:
         """The run has gone back to `update`: forget what came later (`Trainer`'s `rolled_back`)."""
