@@ -55,7 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "distill": {*RUNS, "recipes"},
     "bench": {*RUNS, "recipes", "distill"},
     "pocket": {*RUNS, "recipes", "distill", "bench"},
-    "cli": {*RUNS, "recipes", "distill", "bench", "export"},
+    "verify": {*RUNS, "recipes", "distill"},
+    "cli": {*RUNS, "recipes", "distill", "bench", "export", "verify"},
     "__main__": {"cli"},
 }
 # The laboratory is data like any other: only where a name becomes a folder or a source is it known of.

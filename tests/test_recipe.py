@@ -87,7 +87,7 @@ def test_unknown_settings_name_the_nearest(recipe: Recipe, key: str, near: str) 
         ("data.cache", "perhaps", "expected true or false"),
         ("optim.betas", "0.9", "expected two numbers with a comma between them"),
         ("optim.betas", "0.9,2", "optim.betas are 0.9 and 2"),
-        ("optim", "1", '"optim" is a group of settings: expected one of optim.lr,'),
+        ("optim", "1", '"optim" is a group of settings: expected one of optim.name,'),
         ("method.guidance_min", "99", "the smallest may not exceed the largest"),
         ("method.adversary", "pictures", "set data.images (--images)"),
         ("data.videos", "none", "nothing to learn from"),

@@ -9,24 +9,38 @@ from stage import make_batch, make_players
 
 from mcm.data.stream import Stream
 from mcm.methods import method
+from mcm.recipe import OptimConfig
 from mcm.training.average import PowerAverage
+from mcm.training.optimizers import make_optimizer
+from mcm.training.ranks import Ranks
+from mcm.training.sharded import Sharded
 from mcm.training.trainer import Plan, Schedule, Trainer
 
 
 def make_trainer(teachers: Path, folder: Path, name: str = "mcm", updates: int = 4, accumulation: int = 1, **settings):
     log: list[tuple[int, dict[str, float]]] = []
     kind = settings.pop("kind", "lora")
-    batch, width = settings.pop("batch", 2), settings.pop("average", None)
+    batch = settings.pop("batch", 2)
+    ranks = settings.pop("ranks", Ranks())
+    rate = settings.pop("rate", 1e-3)
+    width = settings.pop("average", None)
     chosen = method(name, **settings)
     players = make_players(teachers, chosen, kind=kind)
+    sharded = None
+    if ranks.several and kind == "full":
+        own = [d.network for d in players.student.denoisers() if d is not players.model.denoiser]
+        sharded = Sharded(own, torch.device("cpu"), ranks)
     optimizers, schedules = {}, {}
     for player in chosen.order:
-        optimizers[player] = torch.optim.AdamW(list(players.parameters(player).values()), lr=1e-3)
-        schedules[player] = Schedule(1e-3, 1, updates)
+        weights = list(players.parameters(player).values())
+        divided = sharded is not None and player != "discriminator"
+        optimizers[player] = make_optimizer(OptimConfig(), weights, rate, divided)
+        schedules[player] = Schedule(rate, 1, updates)
     trainer = Trainer(
-        chosen, players, lambda index, rng: make_batch(players, index), Stream(6, batch, seed=1), optimizers, schedules,
+        chosen, players, lambda index, rng: make_batch(players, index),
+        Stream(6, batch, seed=1, rank=ranks.rank, world=ranks.world), optimizers, schedules,
         Plan(updates, accumulation, seed=7, save_every=2, log_every=1), folder,
-        lambda update, numbers: log.append((update, numbers)),
+        lambda update, numbers: log.append((update, numbers)), ranks=ranks, sharded=sharded,
         average=PowerAverage(players.student.trainable(), width) if width else None,
     )  # fmt: skip
     return trainer, log

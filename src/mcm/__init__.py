@@ -4,6 +4,7 @@
     mcm.distill("pocket-animatediff", out="runs/first")
     for video in mcm.generate("runs/first", ["a woman in red waves"], seeds=[0], steps=4): ...
     report = mcm.evaluate("runs/first", reference="clips/", steps=[4])
+    verdict = mcm.verify_resume("pocket-animatediff")
     mcm.export("runs/first", "merged", out="exports/first")
 
 Nothing heavy is imported before one of these is first touched.
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
     from mcm.evaluation.run import evaluate as evaluate
     from mcm.export import export as export
     from mcm.generate import generate as generate
+    from mcm.verify import verify_resume as verify_resume
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "distill", "evaluate", "export", "generate"]
+__all__ = ["__version__", "distill", "evaluate", "export", "generate", "verify_resume"]
 
 _HOMES = {
     "distill": "mcm.distill",
     "generate": "mcm.generate",
     "evaluate": "mcm.evaluation.run",
     "export": "mcm.export",
+    "verify_resume": "mcm.verify",
 }
 
 

@@ -22,6 +22,7 @@ VERBS = {
     "generate": "Make videos from prompts.",
     "evaluate": "Measure a student or a teacher against real videos.",
     "bench": "Distil, make and score every system of a suite alike.",
+    "verify-resume": "Check that a run that was killed and goes on ends as one that was not.",
     "export": "Write a student for diffusers, peft or ComfyUI.",
     "list": "Name the teachers, students, recipes, methods, samplers and motion representations.",
 }
@@ -39,7 +40,7 @@ app = App(
     result_action="return_value",
 )
 for _verb, _help in VERBS.items():
-    app.command(f"mcm.cli.{_verb}:app", name=_verb, help=_help)
+    app.command(f"mcm.cli.{_verb.replace('-', '_')}:app", name=_verb, help=_help)
 
 
 def main(tokens: Sequence[str] | None = None) -> NoReturn:
