@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from mcm.diffusion import RectifiedFlow, SolverGrid, VariancePreserving
-from mcm.diffusion.grid import spread
 from mcm.errors import UserError
 
 VP = VariancePreserving(torch.linspace(0.00085, 0.012, 1000))
@@ -30,24 +29,6 @@ def test_every_pair_is_drawn_and_none_other():
     assert pairs == {(199, 0), (399, 199), (599, 399), (799, 599), (999, 799)}
     counts = torch.bincount(t // 200)
     assert counts.min() > 50  # 80 each on average
-
-
-def test_a_batch_has_one_time_in_every_part_of_the_grid():
-    for seed in range(20):
-        t, _ = SolverGrid(VP, 40).draw(8, torch.Generator().manual_seed(seed))
-        assert (t // 125).sort().values.tolist() == list(range(8))
-
-
-@pytest.mark.parametrize("count", [1, 3, 8])
-def test_spread_numbers_are_uniform_each_by_itself(count: int):
-    rng = torch.Generator().manual_seed(0)
-    drawn = torch.stack([spread(count, rng) for _ in range(4000)])
-    assert drawn.min() >= 0
-    assert drawn.max() < 1
-    for column in drawn.T:  # Kolmogorov-Smirnov: a wrong marginal fails, chance has one in 1,000
-        even = (torch.arange(4000) + 0.5) / 4000
-        assert (column.sort().values - even).abs().max() < 1.95 / 4000**0.5
-    assert torch.equal(spread(5, torch.Generator().manual_seed(1)), spread(5, torch.Generator().manual_seed(1)))
 
 
 def test_the_draw_belongs_to_the_generator():

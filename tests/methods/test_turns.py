@@ -10,7 +10,6 @@ from stage import FRAMES, make_batch, make_players
 from torch import Tensor
 
 from mcm.diffusion.consistency import ConsistencyFunction
-from mcm.diffusion.grid import spread
 from mcm.diffusion.paths import Denoised
 from mcm.errors import UserError
 from mcm.methods import method, methods
@@ -112,10 +111,10 @@ def test_lcm_is_its_equation(folder):
     (turn,) = chosen.turns(players, batch, seeded(5))
 
     rng, path = seeded(5), players.model.path
-    index = (50 * spread(3, rng)).long()
+    index = torch.randint(50, (3,), generator=rng)
     t = 20 * (index + 1) - 1
     s = (t - 20).clamp(min=0)
-    w = 5 + 10 * spread(3, rng)
+    w = 5 + 10 * torch.rand(3, generator=rng)
     noise = torch.randn(batch.z0.shape, generator=rng)
 
     def at(v: Tensor) -> Tensor:
@@ -150,7 +149,7 @@ def test_mcm_with_the_raw_representation_and_real_videos_is_lcm(folder):
     state = rng.get_state()
     (two,) = mcm.turns(players, batch, rng)
     rng.set_state(state)
-    spread(2, rng)
+    torch.rand(2, generator=rng)
     (three,) = lcm.turns(players, batch, rng)
     assert two.losses["motion"].item() == pytest.approx(three.losses["consistency"].item(), rel=1e-5)
     assert one.losses["consistency"].item() != pytest.approx(two.losses["motion"].item(), rel=1e-6)
@@ -182,11 +181,11 @@ def test_at_the_clean_end_the_target_asks_no_network(folder):
 def test_lambda_mixes_real_and_own_clips(folder, trajectory):
     players = make_players(folder, method("mcm", adversary="none"))
     batch = make_batch(players, list(range(12)), real=False)
-    for share, fewest, most in ((0.0, 0, 0), (1.0, 12, 12), (0.5, 6, 6), (0.3, 3, 4)):
+    for share, most, least in ((0.0, 0, 0), (1.0, 12, 12), (0.5, 11, 1)):
         chosen = method("mcm", adversary="none", generated_probability=share, trajectory=trajectory)
         mixed = chosen.own_clips(players, batch, seeded(2))
         own = sum(not torch.equal(a, b) for a, b in zip(mixed, batch.z0, strict=True))
-        assert fewest <= own <= most
+        assert least <= own <= most
         assert not mixed.requires_grad
 
 
@@ -196,7 +195,7 @@ def test_one_step_clips_are_the_consistency_function_of_pure_noise(folder):
     batch = make_batch(players, real=False)
     made = chosen.own_clips(players, batch, seeded(8))
     rng = seeded(8)
-    spread(2, rng)
+    torch.rand(2, generator=rng)
     noise = torch.randn(batch.z0.shape, generator=rng)
     t = torch.tensor([999, 999])
     with torch.no_grad():

@@ -9,17 +9,6 @@ from mcm.diffusion.paths import NoisePath, RectifiedFlow
 from mcm.errors import UserError
 
 
-def spread(count: int, rng: torch.Generator) -> Tensor:
-    """`count` numbers in [0, 1), each uniform by itself, one in every `count`-th part of it, in random order.
-
-    A batch of losses at spread times says more about their mean than one at independent times (as in variational
-    diffusion models, arXiv 2107.00630, appendix I.1). float32 (count,), on the device of `rng`.
-    """
-    part = torch.randperm(count, generator=rng, device=rng.device)
-    inside = torch.rand(count, generator=rng, device=rng.device, dtype=torch.float64)
-    return ((part + inside) / count).float().clamp(max=1 - 2**-24)  # the largest below 1 that float32 has
-
-
 class SolverGrid:
     """N evenly spaced times of a path, ascending, the noisiest last (LCM, arXiv 2310.04378).
 
@@ -41,11 +30,8 @@ class SolverGrid:
             self.timesteps = torch.arange(1, steps + 1) * (path.num_timesteps // steps) - 1
 
     def draw(self, batch: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Neighbouring times (t, s), t > s, uniform over the grid and spread over it (see `spread`).
-
-        Each (batch,), on the device of `rng`.
-        """
-        index = (spread(batch, rng) * self.steps).long()
+        """Neighbouring times (t, s), t > s, uniform over the grid; each (batch,), on the device of `rng`."""
+        index = torch.randint(self.steps, (batch,), generator=rng, device=rng.device)
         t = self.timesteps.to(rng.device)[index]
         return t, self.neighbour(t)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mcm.adversarial import AdversarialLoss, gradient_penalty
 from mcm.diffusion.consistency import ConsistencyFunction
-from mcm.diffusion.grid import SolverGrid, spread
+from mcm.diffusion.grid import SolverGrid
 from mcm.diffusion.paths import Denoised
 from mcm.diffusion.solvers import ddim_step
 from mcm.models.discriminator import FrameDiscriminator
@@ -186,7 +186,7 @@ class Method(ABC):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(z_t, t, z_s, s): diffuse z0 to a drawn grid time t, and take the guided teacher's one step to s (item 2)."""
         t, s = (x.to(z0.device) for x in self.grid(players).draw(len(z0), rng))
-        w = self.guidance_min + (self.guidance_max - self.guidance_min) * spread(len(z0), rng).to(z0.device)
+        w = self.guidance_min + (self.guidance_max - self.guidance_min) * uniform(len(z0), rng, z0.device)
         path = players.model.path
         z_t = path.diffuse(z0, normal(z0.shape, rng, z0), t)
         denoised = guided(players.student.teacher, z_t, t, batch.text, batch.empty, w + 1)
@@ -212,14 +212,13 @@ class Method(ABC):
 
     @torch.no_grad()
     def own_clips(self, players: Players, batch: Batch, rng: torch.Generator) -> Tensor:
-        """Clean latents, some of them the student's own (item 7): each clip with probability lambda, and as near to
-        the share lambda of every batch as can be.
+        """Clean latents, some of them the student's own (item 7): each clip with probability lambda.
 
         "one-step" makes them from pure noise in a single step; "multi-step" simulates generation with a drawn number
         of steps up to trajectory_steps, as the student will be used.
         """
         z0 = batch.z0
-        chosen = spread(len(z0), rng).to(z0.device) < self.generated_probability
+        chosen = uniform(len(z0), rng, z0.device) < self.generated_probability
         steps = 1
         if self.trajectory == "multi-step":
             steps = int(torch.randint(1, self.trajectory_steps + 1, (1,), generator=rng))
@@ -300,3 +299,8 @@ def rows(text: TextEmbedding, chosen: Tensor) -> TextEmbedding:
 def normal(shape: torch.Size, rng: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal noise drawn on the generator's device, so that a seed means the same on every machine."""
     return torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32).to(like)
+
+
+def uniform(count: int, rng: torch.Generator, device: torch.device) -> Tensor:
+    """`count` numbers in [0, 1)."""
+    return torch.rand(count, generator=rng, device=rng.device).to(device)
