@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint docs bench zoo clean
+.PHONY: help setup quickstart test lint docs bench zoo ranks kills clean
 
 help:  ## name the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ bench: setup  ## distil and score every system of the laboratory (hours, resumab
 
 zoo: setup  ## train the small networks of the pocket laboratory anew (hours)
 	$(BIN)/python -m mcm.pocket.train_zoo $(ZOO_ARGS)
+
+ranks: setup  ## compare 1, 2 and 4 processes: benchmarks/ranks.json (minutes)
+	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ranks.py
+
+kills: setup  ## kill a run 20 times and go on: benchmarks/kills.json (half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kills.py
 
 clean:  ## remove caches and build products; .venv and runs stay
 	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis

@@ -47,6 +47,7 @@ def test_the_first_difference_is_named() -> None:
     assert first_difference(one, one | {"more": 1}) == "more"
     assert first_difference(one | {"more": 1}, one) == "more"
     # 0 and -0 are equal numbers and other bits; NaN is equal to itself here
+    assert first_difference({"z": torch.tensor(0.0)}, {"z": torch.tensor(0.0)}) is None
     assert first_difference({"z": torch.zeros(1)}, {"z": -torch.zeros(1)}) == "z"
     assert first_difference({"z": torch.full((1,), torch.nan)}, {"z": torch.full((1,), torch.nan)}) is None
     assert first_difference({"z": torch.zeros(2)}, {"z": torch.zeros(2, dtype=torch.float64)}) == "z"

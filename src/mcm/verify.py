@@ -143,5 +143,9 @@ def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | 
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         alike = one.dtype == other.dtype and one.shape == other.shape
-        return alike and torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+        return alike and torch.equal(_bits(one), _bits(other))
     return type(one) is type(other) and one == other
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(-1).contiguous().view(torch.uint8)

@@ -95,6 +95,14 @@ def scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
+def step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """One step, unless its gradients overflowed; the scaler knows of no gradients at all only as of a mistake."""
+    if not scaler.is_enabled():
+        optimizer.step()
+    elif any(weight.grad is not None for group in optimizer.param_groups for weight in group["params"]):
+        scaler.step(optimizer)
+
+
 def overflowed(norm: float, scaler: torch.amp.GradScaler) -> bool:
     """Whether gradients in float16 were too large for it, so that the scaler skips this step and scales less."""
     return scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > 1.0

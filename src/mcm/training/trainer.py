@@ -31,7 +31,7 @@ from mcm.training.average import PowerAverage
 from mcm.training.checkpoint import all_finite, copied, load_state, save_state
 from mcm.training.device import autocast
 from mcm.training.interrupt import StoppedTogether, held, together
-from mcm.training.optimizers import clip, load_optimizer_state, optimizer_state, overflowed, replicated, scaler
+from mcm.training.optimizers import clip, load_optimizer_state, optimizer_state, overflowed, replicated, scaler, step
 from mcm.training.ranks import Ranks
 from mcm.training.schedule import Plan, Schedule
 from mcm.training.sharded import Sharded, divided, gathered, local
@@ -101,7 +101,7 @@ class Trainer:
             numbers |= self._clipped(player, optimizer)
         self._check_finite(numbers)
         for optimizer in self.optimizers.values():
-            self.scaler.step(optimizer)
+            step(optimizer, self.scaler)
         self.scaler.update()
         self.players.average(self.method.decay(progress, (self.update + 1) / self.plan.updates), self.method.head_decay)
         self.update += 1
