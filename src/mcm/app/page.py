@@ -73,14 +73,17 @@ def build(offer: Offer, folder: Path) -> Page:
                     1, limits.teacher_steps, value=25, step=1, label="Steps of teachers", elem_id="teacher-steps"
                 )
                 with gr.Row():
-                    seed = gr.Number(value=0, precision=0, minimum=0, maximum=limits.seed, label="Seed", elem_id="seed")
+                    seed = gr.Number(
+                        value=0, precision=0, minimum=0, maximum=limits.seed, label="Seed", elem_id="seed",
+                        info="the same for all", min_width=110,
+                    )  # fmt: skip
                     guidance = gr.Number(
-                        value=None, minimum=0, maximum=limits.guidance, step=0.5, label="Guidance of teachers",
-                        placeholder="own", elem_id="guidance",
+                        value=0, minimum=0, maximum=limits.guidance, step=0.5, label="Teachers' guidance",
+                        info="scale; 0 is the model's own", elem_id="guidance", min_width=130,
                     )  # fmt: skip
                     frames = gr.Number(
-                        value=None, precision=0, minimum=1, maximum=limits.frames, label="Frames", placeholder="own",
-                        elem_id="frames",
+                        value=0, precision=0, minimum=0, maximum=limits.frames, label="Frames", elem_id="frames",
+                        info="0 is the model's own", min_width=110,
                     )  # fmt: skip
                 with gr.Accordion("Pose", open=False, elem_id="pose"):
                     pose = gr.Dropdown(
@@ -107,7 +110,7 @@ def build(offer: Offer, folder: Path) -> Page:
         if offer.run is not None:
             with gr.Tab("Training"):
                 training_tab(offer.run)
-        kept = gr.State([], time_to_live=limits.age, delete_callback=making.forget)
+        kept = gr.State([], time_to_live=limits.age, delete_callback=forget)
         values = [prompt, chosen, steps, teacher_steps, seed, guidance, frames, pose, uploads]
         work = make.click(
             making.side_by_side, [*values, kept], [told, *(part for slot in slots for part in slot), gallery, kept],
@@ -158,8 +161,8 @@ class Making:
         wanted = self._wanted(
             {
                 "prompt": prompt, "systems": systems, "steps": steps, "teacher_steps": teacher_steps, "seed": seed,
-                "guidance": guidance, "frames": frames, "pose": pose, "uploads": uploads,
-            }
+                "guidance": guidance or None, "frames": frames or None, "pose": pose, "uploads": uploads,
+            }  # a browser's field of numbers is never empty: 0 is the model's own there
         )  # fmt: skip
         kept = [] if kept is None else list(kept)
         yield [f"Making {len(wanted.systems)} video(s) ...", *self._emptied(wanted), gr.skip(), gr.skip()]
@@ -250,13 +253,17 @@ class Making:
             if count > self.offer.limits.kept:
                 break
             fitting += 1
-        self.forget(kept[fitting:])
+        forget(kept[fitting:])
         return kept[:fitting]
 
-    def forget(self, kept: list[Any] | None) -> None:
-        """Removes the files of requests that no gallery shows any more."""
-        for folder, _ in kept or []:
-            shutil.rmtree(folder, ignore_errors=True)
+
+def forget(kept: list[Any] | None) -> None:
+    """Removes the files of requests that no gallery shows any more.
+
+    (A function: gradio copies what a component holds, and a method would bring all models with it.)
+    """
+    for folder, _ in kept or []:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _looked(look: Look) -> list[Any]:
