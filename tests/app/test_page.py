@@ -111,7 +111,7 @@ def test_student_and_teacher_side_by_side(tab: Page, pictures: Path) -> None:
     tab.locator("#seed input").fill("5")
     tab.locator("#make").click()
     expect(tab.locator("#told")).to_contain_text("Done: seed 5", timeout=SLOW)
-    expect(tab.locator("#words-0")).to_contain_text("learner 1 steps")
+    expect(tab.locator("#words-0")).to_contain_text("learner 1 step,")
     tab.screenshot(path=pictures / "side-by-side.png")
     tab.get_by_role("tab", name="Gallery").click()
     expect(tab.locator("#gallery video")).to_have_count(4, timeout=SLOW)

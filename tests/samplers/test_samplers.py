@@ -9,6 +9,7 @@ from torch import Tensor
 from mcm.diffusion import Denoised, NoisePath, RectifiedFlow, VariancePreserving
 from mcm.errors import UserError
 from mcm.samplers import noise_like, sample, sampler, samplers
+from mcm.samplers.loop import Step
 
 VP = VariancePreserving(torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2)
 FLOW = RectifiedFlow(shift=3.0)

@@ -1,4 +1,4 @@
-"""A run's folder as it grows: its losses, motion ratio, warnings and previews, read from the files that training writes."""
+"""A run's folder as it grows: losses, motion ratio, warnings and previews, read from the files that training writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may pass between the network and gradio: the page's own routes, in bounded bodies, and nothing from elsewhere."""
+"""What may pass between the network and gradio: the page's own routes, in bounded bodies, nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CALLS = (
 )  # fmt: skip
 _CALLS_INSIDE = ("heartbeat/", "run/", "call/")
 _UPLOAD, _FILE = "upload", "file="
-_JOIN = f"{_API}queue/join"
+_JOINS = (f"{_API}queue/join", f"{_API}call/")
 # A page that loads from nowhere but its own address, and that no other page can frame.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -31,7 +31,7 @@ POLICY = (
 
 
 class Gate:
-    """ASGI middleware. body_bytes: of a request that is no upload; upload_bytes: of one; busy: what a full queue says."""
+    """ASGI middleware. body_bytes: of a request that is no upload; upload_bytes: of one; busy: a full queue's words."""
 
     def __init__(self, app: App, body_bytes: int, upload_bytes: int, busy: str) -> None:
         self.app, self.body_bytes, self.upload_bytes, self.busy = app, body_bytes, upload_bytes, busy
@@ -49,21 +49,20 @@ class Gate:
         if not claimed.isdigit() or int(claimed) > most:
             await _refuse(send, 413, f"too large: expected at most {most} bytes")
             return
-        try:
-            await self.app(scope, _bounded(receive, most), self._guarded(send, path))
-        except _TooLarge:
-            await _refuse(send, 413, f"too large: expected at most {most} bytes")
+        body = _Body(receive, most)
+        await self.app(scope, body, self._guarded(send, path, body))
 
-    def _guarded(self, send: Send, path: str) -> Send:
-        """With the policy in the headers, and the page's own words where the queue is full."""
-        full = False
+    def _guarded(self, send: Send, path: str, body: _Body) -> Send:
+        """With the policy in the headers, and the page's own words where a body is too large or the queue full."""
+        refused = False
 
         async def guarded(message: Message) -> None:
-            nonlocal full
+            nonlocal refused
             if message["type"] == "http.response.start":
-                if path == _JOIN and message["status"] == 503:
-                    full = True
-                    await _refuse(send, 503, self.busy)
+                if body.over or (message["status"] == 503 and path.startswith(_JOINS)):
+                    refused = True
+                    large = f"too large: expected at most {body.most} bytes"
+                    await (_refuse(send, 413, large) if body.over else _refuse(send, 503, self.busy))
                     return
                 message["headers"] = [
                     *message.get("headers", []),
@@ -71,7 +70,7 @@ class Gate:
                     (b"x-content-type-options", b"nosniff"),
                     (b"referrer-policy", b"no-referrer"),
                 ]
-            if not full:
+            if not refused:
                 await send(message)
 
         return guarded
@@ -89,23 +88,22 @@ def known(path: str, whole: str) -> bool:
     return call in (*_CALLS, _UPLOAD) or call.startswith(_CALLS_INSIDE)
 
 
-class _TooLarge(Exception):  # noqa: N818
-    pass
+class _Body:
+    """A request's body, counted as it comes; one that is too large breaks off, as if its sender had gone."""
 
+    def __init__(self, receive: Receive, most: int) -> None:
+        self.receive, self.most, self.came = receive, most, 0
 
-def _bounded(receive: Receive, most: int) -> Receive:
-    """A body that comes in parts without its length told is counted as it comes."""
-    came = 0
+    @property
+    def over(self) -> bool:
+        return self.came > self.most
 
-    async def bounded() -> Message:
-        nonlocal came
-        message = await receive()
-        came += len(message.get("body", b""))
-        if came > most:
-            raise _TooLarge
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        self.came += len(message.get("body", b""))
+        if self.over:
+            raise ConnectionAbortedError("the body is too large")
         return message
-
-    return bounded
 
 
 async def _refuse(send: Send, status: int, detail: str) -> None:

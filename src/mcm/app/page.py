@@ -44,11 +44,13 @@ class Offer:
 class Page(gr.Blocks):
     """Gradio's page, in which a request that cannot even be read is an answer in words, not a traceback."""
 
-    async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
+    async def preprocess_data(self, block_fn: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return await super().preprocess_data(*args, **kwargs)
+            if _remote(inputs):  # gradio would fetch it
+                raise ValueError("a file from elsewhere")
+            return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-            raise _told("this request cannot be read: expected the page's own values and files uploaded to it") from error
+            raise _told("this request cannot be read: expected the page's values and files uploaded to it") from error
 
 
 def build(offer: Offer, folder: Path) -> Page:
@@ -75,15 +77,15 @@ def build(offer: Offer, folder: Path) -> Page:
                 with gr.Row():
                     seed = gr.Number(
                         value=0, precision=0, minimum=0, maximum=limits.seed, label="Seed", elem_id="seed",
-                        info="the same for all", min_width=110,
+                        info="same for all", min_width=110,
                     )  # fmt: skip
                     guidance = gr.Number(
-                        value=0, minimum=0, maximum=limits.guidance, step=0.5, label="Teachers' guidance",
-                        info="scale; 0 is the model's own", elem_id="guidance", min_width=130,
+                        value=0, minimum=0, maximum=limits.guidance, step=0.5, label="Guidance", elem_id="guidance",
+                        info="teachers; 0: own", min_width=110,
                     )  # fmt: skip
                     frames = gr.Number(
                         value=0, precision=0, minimum=0, maximum=limits.frames, label="Frames", elem_id="frames",
-                        info="0 is the model's own", min_width=110,
+                        info="0: own", min_width=110,
                     )  # fmt: skip
                 with gr.Accordion("Pose", open=False, elem_id="pose"):
                     pose = gr.Dropdown(
@@ -273,10 +275,18 @@ def _looked(look: Look) -> list[Any]:
 
 
 def _filmed(film: Film) -> list[Any]:
-    settings = film.settings
-    words = f"**{html.escape(film.system)}** {settings['steps']} steps, {film.seconds:.2f} s"
+    steps = film.settings["steps"]
+    words = f"**{html.escape(film.system)}** {steps} step{'s' * (steps != 1)}, {film.seconds:.2f} s"
     files = gr.update(value=[str(film.mp4), str(film.gif)], visible=True)
     return [gr.skip(), words, gr.update(value=None, visible=False), str(film.mp4), files]
+
+
+def _remote(value: Any) -> bool:
+    """Whether anything inside is a file of another machine."""
+    if isinstance(value, dict):
+        path = value.get("path")
+        return (isinstance(path, str) and "://" in path) or any(map(_remote, value.values()))
+    return isinstance(value, list) and any(map(_remote, value))
 
 
 def _told(words: str) -> gr.Error:
