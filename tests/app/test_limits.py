@@ -13,11 +13,11 @@ pytest.importorskip("gradio", reason='gradio is not installed (pip install "moti
 
 import httpx
 from gradio import processing_utils
-from gradio_client import Client, handle_file  # noqa: E402
-from tiny_demo import SECRET, Held, idle, make_place, page  # noqa: E402
+from gradio_client import Client, handle_file
+from tiny_demo import SECRET, Held, idle, make_place, page
 
-from mcm.app.wanted import Limits  # noqa: E402
-from mcm.app.work import Workshop  # noqa: E402
+from mcm.app.wanted import Limits
+from mcm.app.work import Workshop
 
 LIMITS = Limits(queue=2, file_bytes=200_000, upload_bytes=300_000)
 GOOD: dict[str, Any] = {
