@@ -80,8 +80,8 @@ def demo() -> str:
     return (
         f"Measured on {report['provenance']['cpus']} cores (`benchmarks/demo.json`, {', '.join(report['models'])}): "
         f"the first video {report['seconds to the first video']:.0f} s after the command. {crowd['clients']} clients at "
-        f"once for {crowd['seconds'] / 60:g} minutes got {crowd['videos']} videos, {crowd['refusals']} times the word "
-        f"that the page is busy, and {wrong} times anything else; the queue held {crowd['longest queue']} requests at "
+        f"once for {crowd['seconds'] / 60:g} minutes got {crowd['videos']} videos, {crowd['refusals']} times "
+        f"the word that the page is busy, and {wrong} times anything else; the queue held {crowd['longest queue']} requests at "
         f"most, the memory {memory['half']} MB half-way and {memory['end']} MB at the end."
     )
 
