@@ -72,7 +72,22 @@ def zoo() -> str:
     return "\n\n".join(parts)
 
 
-BLOCKS = {"quickstart": quickstart, "zoo": zoo}
+def demo() -> str:
+    """The page's start, and what many clients at once got (`benchmarks/demo.py`)."""
+    report = json.loads((HERE / "demo.json").read_text())
+    crowd, memory = report["crowd"], report["crowd"]["memory in MB"]
+    wrong = sum(crowd["wrong answers"].values())
+    words = (
+        f"Measured on {report['provenance']['cpus']} cores (`benchmarks/demo.json`, {', '.join(report['models'])}): "
+        f"the first video {report['seconds to the first video']:.0f} s after the command. {crowd['clients']} clients "
+        f"at once for {crowd['seconds'] / 60:g} minutes got {crowd['videos']} videos, {crowd['refusals']} times the "
+        f"word that the page is busy, and {wrong} times anything else; the queue held {crowd['longest queue']} "
+        f"requests at most, the memory {memory['half']} MB half-way and {memory['end']} MB at the end."
+    )
+    return words.replace("for 0.5 minutes", "for half a minute")
+
+
+BLOCKS = {"quickstart": quickstart, "demo": demo, "zoo": zoo}
 
 
 def written(text: str) -> str:

@@ -25,6 +25,8 @@ HEAVY = {
     "numpy",
     "PIL",
     "tensorboard",
+    "gradio",
+    "pandas",
 }
 
 # What each room may import besides itself. `mcm` alone is the package's own light __init__.
@@ -56,7 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {*RUNS, "recipes", "distill"},
     "pocket": {*RUNS, "recipes", "distill", "bench"},
     "verify": {*RUNS, "recipes", "distill"},
-    "cli": {*RUNS, "recipes", "distill", "bench", "export", "verify"},
+    "app": {"errors", "output", "data", "samplers", "generate"},
+    "cli": {*RUNS, "recipes", "distill", "bench", "export", "verify", "app"},
     "__main__": {"cli"},
 }
 # The laboratory is data like any other: only where a name becomes a folder or a source is it known of.
@@ -200,6 +203,7 @@ def test_the_mathematics_knows_no_device() -> None:
         ("from mcm.cli import app; app(['distill', '--help'])", set()),
         ("from mcm.recipes import load_recipe; load_recipe('pocket-animatediff')", set()),
         ("import mcm.card, mcm.data", set()),
+        ("from mcm.cli import app; app(['demo', '--help'])", set()),
     ],
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(code: str, light: set[str]) -> None:

@@ -32,7 +32,7 @@ from mcm.models.video import TextEmbedding, VideoModel, load_video_model
 from mcm.output import write_json
 from mcm.samplers import sampler as sampler_named
 from mcm.samplers.base import Sampler
-from mcm.samplers.loop import sample
+from mcm.samplers.loop import Step, sample
 
 TEACHER_STEPS, STUDENT_STEPS = 25, 4
 
@@ -111,17 +111,20 @@ class Maker:
         guidance_scale: float | None = None,
         frames: int | None = None,
         size: tuple[int, int] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        watch: Callable[[Step], None] | None = None,
         control: FrameControl | None = None,
     ) -> Tensor:
-        """One batch of clean latents (B, C, T, h, w), a seed for each prompt; `control` steers all or each."""
+        """One batch of clean latents (B, C, T, h, w), a seed for each prompt; `control` steers all or each.
+
+        watch: called after each step of the sampler.
+        """
         shape = self.model.latent_shape(*self.geometry(frames, size))
         rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
         device = next(self.model.denoiser.parameters()).device
         noise = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(device)
         text = self.model.text(list(prompts))
         denoise = self._denoise(text, self.guidance(guidance_scale), control)
-        return sample(denoise, self.model.path, self.sampler(sampler), noise, steps, rngs, progress)
+        return sample(denoise, self.model.path, self.sampler(sampler), noise, steps, rngs, watch)
 
     def _denoise(
         self, text: TextEmbedding, scale: float, control: FrameControl | None
@@ -162,6 +165,16 @@ class Maker:
     def decode(self, z: Tensor) -> Tensor:
         """Latents (B, C, T, h, w) -> video (B, 3, T, H, W), clipped to [-1, 1]."""
         return self.model.codec.decode(z).clamp(-1, 1)
+
+    @torch.no_grad()
+    def glimpse(self, z: Tensor, count: int = 4) -> np.ndarray:
+        """Some frames of the first clip of latents (B, C, T, h, w), evenly spread, uint8 (N, H, W, 3).
+
+        count: at most so many. For looking at a `Step`'s x0, which costs less than to decode it whole.
+        """
+        frames = self.model.codec.pixel_frames(z.shape[2])
+        index = torch.linspace(0, frames - 1, min(count, frames)).round().long()
+        return _bytes(self.model.codec.decode_frames(z[:1], index[None]).clamp(-1, 1))
 
 
 def load_maker(model: str | Path, device: torch.device | str = "cpu") -> Maker:
@@ -229,6 +242,7 @@ def generate(
     pose_scale: float = 1.0,
     batch: int = 4,
     device: torch.device | str = "cpu",
+    watch: Callable[[Step], None] | None = None,
 ) -> Iterator[Video]:
     """Make a video for every prompt.
 
@@ -247,6 +261,7 @@ def generate(
             the one that the zoo has for its own teacher.
         pose_scale: how much, diffusers' controlnet_conditioning_scale; 0 is no control.
         batch: videos at a time; the result does not depend on it.
+        watch: called after each step of the sampler, for each batch anew; what it raises stops the work there.
 
     Raises:
         UserError: for settings that the model cannot take, before anything is made.
@@ -266,17 +281,18 @@ def generate(
         posed = {"pose": told, "controlnet": str(maker.controlnet(controlnet)), "pose_scale": pose_scale}
     elif controlnet is not None:
         raise UserError(f"controlnet {controlnet}: there is no pose for it to follow; give one, or leave it out")
-    return _videos(maker, prompts, seeds, steps, sampler, guidance_scale, frames, size, batch, control, posed)
+    return _videos(maker, prompts, seeds, steps, sampler, guidance_scale, frames, size, batch, control, posed, watch)
 
 
 def _videos(
     maker: Maker, prompts: list[str], seeds: list[int], steps: int, sampler: str | None, guidance: float | None,
     frames: int | None, size: tuple[int, int] | None, batch: int, control: FrameControl | None, posed: dict[str, Any],
+    watch: Callable[[Step], None] | None,
 ) -> Iterator[Video]:  # fmt: skip
     for start in range(0, len(prompts), batch):
         said, numbers = prompts[start : start + batch], seeds[start : start + batch]
-        z = maker.latents(said, numbers, steps, sampler, guidance, frames, size, control=control)
-        pixels = maker.decode(z).permute(0, 2, 3, 4, 1).add(1).mul(127.5).round().to(torch.uint8).cpu().numpy()
+        z = maker.latents(said, numbers, steps, sampler, guidance, frames, size, watch, control)
+        pixels = _bytes(maker.decode(z))
         for prompt, seed, video in zip(said, numbers, pixels, strict=True):
             settings = {
                 "model": maker.name, "prompt": prompt, "seed": seed, "steps": steps,
@@ -284,6 +300,11 @@ def _videos(
                 "frames": len(video), "size": list(video.shape[1:3]), "fps": maker.fps, **posed,
             }  # fmt: skip
             yield Video(prompt, seed, video, maker.fps, settings)
+
+
+def _bytes(pixels: Tensor) -> np.ndarray:
+    """(B, 3, ...) in [-1, 1] -> uint8 (B, ..., 3)."""
+    return pixels.movedim(1, -1).add(1).mul(127.5).round().to(torch.uint8).cpu().numpy()
 
 
 def save_video(video: Video, folder: str | Path, format: str = "mp4") -> Path:  # noqa: A002 (the option's name)

@@ -9,6 +9,7 @@ from torch import Tensor
 from mcm.diffusion import Denoised, NoisePath, RectifiedFlow, VariancePreserving
 from mcm.errors import UserError
 from mcm.samplers import noise_like, sample, sampler, samplers
+from mcm.samplers.loop import Step
 
 VP = VariancePreserving(torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2)
 FLOW = RectifiedFlow(shift=3.0)
@@ -158,19 +159,21 @@ def test_runs_share_no_memory():
     assert torch.equal(run(), run())
 
 
-def test_the_denoiser_sees_one_time_a_clip_and_progress_is_told():
-    seen, told = [], []
+def test_the_denoiser_sees_one_time_a_clip_and_every_step_is_told():
+    seen: list[list[int]] = []
+    told: list[Step] = []
 
     def denoise(z: Tensor, t: Tensor) -> Denoised:
         seen.append(t.tolist())
-        return Denoised(z, z)
+        return Denoised(z + len(seen), z)
 
-    sample(
+    made = sample(
         denoise, VP, sampler("consistency"), torch.ones(2, 1, 1, 1, 1), 2, torch.Generator(),
-        progress=lambda done, steps: told.append((done, steps)),
+        watch=told.append,
     )  # fmt: skip
     assert seen == [[999, 999], [499, 499]]
-    assert told == [(1, 2), (2, 2)]
+    assert [(step.done, step.steps) for step in told] == [(1, 2), (2, 2)]
+    assert torch.equal(told[0].x0, torch.full_like(made, 2.0))  # ones and the first call's 1
 
 
 def test_gradients_flow_through_a_run():

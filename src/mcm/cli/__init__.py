@@ -24,6 +24,7 @@ VERBS = {
     "bench": "Distil, make and score every system of a suite alike.",
     "verify-resume": "Check that a run that was killed and goes on ends as one that was not.",
     "export": "Write a student for diffusers, peft or ComfyUI.",
+    "demo": "Show students and teachers side by side on a web page.",
     "list": "Name the teachers, students, recipes, methods, samplers and motion representations.",
 }
 

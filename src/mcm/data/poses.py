@@ -30,6 +30,7 @@ _KEY = "pose_keypoints_2d"
 # OpenPose's BODY_25 has the middle of the hips at 8, and feet after the ears.
 _OF_BODY_25 = (*range(8), *range(9, 19))
 _PIXELS = 2.0  # no person is drawn within two pixels: larger coordinates are pixels, others fractions
+_LARGEST = 1e6  # larger numbers are no pixels, and overflow in what is reckoned from them
 
 # The colours go round the circle of hues; limb i has the colour of point i.
 COLOURS = tuple(tuple(round(255 * c) for c in colorsys.hsv_to_rgb(i / POINTS, 1, 1)) for i in range(POINTS))
@@ -188,6 +189,8 @@ def write_poses(path: str | Path, poses: Poses) -> None:
 def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise UserError(f"pose {file}: its lists are nested too deep; expected {LAYOUT}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"pose {file}: cannot be read as JSON: {error}; expected {LAYOUT}") from error
 
@@ -227,5 +230,5 @@ def _canvas(where: str, frame: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _number(value: Any) -> TypeGuard[float]:
-    """Whether it is one, not a truth value, and finite: Python reads NaN from JSON, too."""
-    return type(value) in (int, float) and math.isfinite(value)
+    """Whether it is one, not a truth value, and of a size that points and pixels have (Python reads NaN from JSON)."""
+    return type(value) in (int, float) and abs(value) <= _LARGEST
