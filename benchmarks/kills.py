@@ -3,10 +3,11 @@
     python benchmarks/kills.py                    20 times, into benchmarks/kills.json
     python benchmarks/kills.py --kills 3 --out trial.json
 
-The run is the paper's method with an averaged target on a pocket teacher and the laboratory's own clips. Every kill is a
-SIGKILL at a moment drawn from (--seed): while the teacher is loaded, clips are encoded, an update is made or a checkpoint is
-written. A run that comes to its end between two kills is compared, and the next one begun. That no clip is lost or
-doubled is the stream's count, which is among what is compared: all tensors and numbers of the last checkpoint, bit for bit.
+The run is the paper's method with an averaged target on a pocket teacher and the laboratory's own clips. Every kill is
+a SIGKILL at a moment drawn from (--seed): while the teacher is loaded, clips are encoded, an update is made or a
+checkpoint is written. A run that comes to its end between two kills is compared, and the next one begun. That no clip is
+lost or doubled is the stream's count, which is among what is compared: all tensors and numbers of the last checkpoint,
+bit for bit.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def killed(place: Path, count: int, seconds: float, rng: random.Random) -> list[
         left -= 1
         found = {"seconds": round(time.monotonic() - begun, 2), "saved update": saved_updates(out / "checkpoints")}
         runs[-1]["kills"].append(found)
-        print(f"run {len(runs)}, killed after {found['seconds']} s: update {found['saved update']} is saved", flush=True)
+        print(f"run {len(runs)}, killed after {found['seconds']} s, saved: {found['saved update']}", flush=True)
 
 
 def compared(whole: Path, broken: Path) -> dict[str, Any]:

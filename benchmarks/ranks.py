@@ -47,12 +47,14 @@ def main() -> None:
                     "student": SETTINGS[trial].get("kind", "lora"), "processes": world,
                     "accumulation": MICRO_BATCHES // world, "updates": SETTINGS[trial]["updates"],
                     "gradients": furthest(one["gradients"], many["gradients"]),
-                    "weights": furthest(*(
-                        {part: tree for part, tree in found["state"].items() if part != "optimizers"} for found in (one, many)
-                    )),
+                    "weights": furthest(*(without_optimizers(found["state"]) for found in (one, many))),
                 })  # fmt: skip
                 print(rows[-1], flush=True)
     write_json(given.out, {"rows": rows, "provenance": provenance()})
+
+
+def without_optimizers(state: dict[str, object]) -> dict[str, object]:
+    return {part: tree for part, tree in state.items() if part != "optimizers"}
 
 
 def furthest(one: object, other: object) -> float:
