@@ -5,9 +5,9 @@
 
 The run is the paper's method with an averaged target on a pocket teacher and the laboratory's own clips. Every kill is
 a SIGKILL at a moment drawn from (--seed): while the teacher is loaded, clips are encoded, an update is made or a
-checkpoint is written. A run that comes to its end between two kills is compared, and the next one begun. That no clip is
-lost or doubled is the stream's count, which is among what is compared: all tensors and numbers of the last checkpoint,
-bit for bit.
+checkpoint is written. A run that comes to its end between two kills is compared, and the next one begun. That no clip
+is lost or doubled is the stream's count, which is among what is compared: all tensors and numbers of the last
+checkpoint, bit for bit.
 """
 
 from __future__ import annotations

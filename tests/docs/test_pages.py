@@ -34,7 +34,11 @@ CALLS = {
     "export": "mcm.export",
 }  # fmt: skip
 # Other programs that pages name, only in blocks that say why they are not run, and where each comes from.
-OTHERS = {"tensorboard": "a dependency", "export": "the shell", "pipx": "the reader's", "pre-commit": "the reader's"}
+OTHERS = {
+    "tensorboard": "a dependency", "torchrun": "a dependency", "export": "the shell", "pip": "the reader's",
+    "pipx": "the reader's", "pre-commit": "the reader's",
+}  # fmt: skip
+ENDLESS = {"demo"}  # verbs that only Ctrl-C ends
 SETTINGS = dict(settings(Recipe))
 GROUPED = re.compile(r"(method|data|student|optim|training|discriminator)\.\w+(=.*)?$")
 TARGETS = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
@@ -97,7 +101,7 @@ def test_shell(block: Block, stage: Path, capsys: pytest.CaptureFixture[str]) ->
     for words in commands:
         variables = [w for w in words if re.match(r"[A-Z_]+=", w)]
         words = words[len(variables) :] if words[0] in variables else words
-        if words[0] == "mcm" and block.apart != "examples":
+        if words[0] == "mcm" and block.apart != "examples" and words[1] not in ENDLESS:
             assert follow(words[1:], capsys) == ""
         elif words[0] == "mcm":
             parsed(words)  # the examples' names are known where the examples lie: test_examples.py runs them
@@ -106,6 +110,8 @@ def test_shell(block: Block, stage: Path, capsys: pytest.CaptureFixture[str]) ->
         else:
             assert words[0] in OTHERS, f"no check for {words[0]}"
             assert block.apart, f"{words[0]} is not run, and no comment says why"
+            if words[0] == "torchrun":  # what it starts is a line of mcm
+                assert follow(words[words.index("mcm") + 1 :], capsys) == ""
             if words[0] == "tensorboard":
                 assert entry_points(group="console_scripts", name="tensorboard")
 
