@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mcm.data.captions import TABLES
 from mcm.data.sources import Clip, VideoFolder
+from mcm.data.tables import TABLES
 from mcm.errors import UserError
 
 SIZE = (32, 64)
@@ -56,6 +59,11 @@ ROWS = [("a.mp4", "a man, walking"), ("sub/c.mp4", 'a "cat"'), ("./b.mp4", "Zwö
 
 
 def table(name: str, rows: list[tuple[str, str]], file: str, caption: str) -> bytes:
+    if name.endswith(".parquet"):
+        file_column, caption_column = zip(*rows, strict=True)
+        made = io.BytesIO()
+        pq.write_table(pa.table({caption.upper(): caption_column, "n": [1, 2, 3], file: file_column}), made)
+        return made.getvalue()
     if name.endswith(".csv"):
         lines = [f" {file.upper()} ,n,{caption}"]
         lines += [",".join([f, "1", '"' + c.replace('"', '""') + '"']) for f, c in rows]
@@ -63,7 +71,7 @@ def table(name: str, rows: list[tuple[str, str]], file: str, caption: str) -> by
     return "\n\n".join(json.dumps({caption: c, file: f}, ensure_ascii=False) for f, c in rows).encode()
 
 
-@pytest.mark.parametrize("name", [*TABLES, "anything.csv", "anything.jsonl"])
+@pytest.mark.parametrize("name", [*TABLES, "anything.csv", "anything.jsonl", "anything.parquet"])
 @pytest.mark.parametrize(("file", "caption"), [("file", "caption"), ("path", "text"), ("video", "prompt")])
 def test_tables_of_every_kind(films, name, file, caption):
     (films / name).write_bytes(table(name, ROWS, file, caption))

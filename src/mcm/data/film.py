@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import av
 import torch
@@ -23,6 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from torch import Tensor
 
+from mcm.data.files import File, Stored, opened
 from mcm.data.report import UnreadableError
 from mcm.data.resize import fit
 
@@ -87,9 +88,10 @@ class Film:
     walked, which reads the whole file but decodes nothing.
     """
 
-    def __init__(self, path: Path, count: bool = False) -> None:
+    def __init__(self, path: File, count: bool = False) -> None:
         self.path = path
         self._container: InputContainer | None = None
+        self._stored: BinaryIO | None = None
         _check_file(path)
         try:
             with _translated():
@@ -111,6 +113,9 @@ class Film:
         if self._container is not None:
             self._container.close()
             self._container = None
+        if self._stored is not None:
+            self._stored.close()
+            self._stored = None
 
     def recount(self) -> None:
         """Correct `info` by walking the packets, which MPEG program streams need: their headers guess."""
@@ -141,9 +146,14 @@ class Film:
 
     def _open(self) -> None:
         self.close()
-        # an absolute path is never taken for a protocol, and no file may name another over the network
-        options = {"protocol_whitelist": "file"}
-        container = av.open(os.path.abspath(self.path), "r", options=options, metadata_errors="replace")
+        if isinstance(self.path, Stored):
+            self._stored = self.path.open()
+            # no protocol is called so: a file in a tar or behind a URL may name no other at all
+            place, options = self._stored, {"protocol_whitelist": "none"}
+        else:
+            # an absolute path is never taken for a protocol, and no file may name another over the network
+            place, options = os.path.abspath(self.path), {"protocol_whitelist": "file"}
+        container = av.open(place, "r", options=options, metadata_errors="replace")
         self._container, self._fresh = container, True
         if container.format.name.endswith("_pipe"):
             raise UnreadableVideo("a single picture, not a film")
@@ -276,19 +286,22 @@ class Film:
         return fit(pixels, size, place, aspect)
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: File) -> None:
     try:
-        mode = os.stat(path).st_mode  # before open(): a pipe would block there
+        # before open(): a pipe would block there
+        mode = stat.S_IFREG if isinstance(path, Stored) else os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise UnreadableVideo("a folder, not a file")
         if not stat.S_ISREG(mode):
             raise UnreadableVideo("not a regular file")
-        with open(path, "rb") as file:
+        with opened(path) as file:
             head = file.read(16)
     except FileNotFoundError as error:
         raise UnreadableVideo("no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise UnreadableVideo(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    except UnreadableError as error:
+        raise UnreadableVideo(error.reason) from error
     if not head:
         raise UnreadableVideo("empty file")
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":

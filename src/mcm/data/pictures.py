@@ -5,13 +5,17 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from mcm.data.files import File, as_file, opened
 from mcm.data.report import UnreadableError
 from mcm.data.resize import crop_place, fit
 
@@ -27,14 +31,14 @@ class UnreadablePicture(UnreadableError):  # noqa: N818
     """A picture that cannot be used; `reason` says why: "truncated or damaged: ..."."""
 
 
-def probe_picture(path: str | Path) -> tuple[int, int]:
+def probe_picture(path: str | File) -> tuple[int, int]:
     """(H, W) as its header says, before any rotation; nothing is decoded. Raises `UnreadablePicture`."""
-    with _opened(Path(path)) as image:
+    with _opened(as_file(path)) as image:
         return image.height, image.width
 
 
 def read_picture(
-    path: str | Path, size: tuple[int, int], crop: str = "center", rng: torch.Generator | None = None
+    path: str | File, size: tuple[int, int], crop: str = "center", rng: torch.Generator | None = None
 ) -> Tensor:
     """Read a picture as float32 (3, H, W) in [-1, 1], cut to the shape of `size` (H, W) and scaled with
     antialiasing.
@@ -43,7 +47,7 @@ def read_picture(
     the first picture. `crop` as in `video.read_clip`. Raises `UnreadablePicture`.
     """
     place = crop_place(crop, rng)
-    with _opened(Path(path)) as image:
+    with _opened(as_file(path)) as image:
         try:
             pixels = torch.from_numpy(_rgb(ImageOps.exif_transpose(image)))
         except _ERRORS as error:
@@ -51,17 +55,30 @@ def read_picture(
     return fit(pixels, size, place)
 
 
-def _opened(path: Path) -> Image.Image:
-    if not path.exists():
-        raise UnreadablePicture("no such file")
-    if not path.is_file():
-        raise UnreadablePicture("not a regular file")
+@contextmanager
+def _opened(path: File) -> Iterator[Image.Image]:
+    """The picture, its header read; closed with the file it lies in."""
+    if isinstance(path, Path):
+        if not path.exists():
+            raise UnreadablePicture("no such file")
+        if not path.is_file():
+            raise UnreadablePicture("not a regular file")
     try:
-        if path.stat().st_size == 0:
+        stream = opened(path)
+    except UnreadableError as error:
+        raise UnreadablePicture(error.reason) from error
+    with stream, _header(stream) as image:
+        yield image
+
+
+def _header(stream: BinaryIO) -> Image.Image:
+    try:
+        if not stream.read(1):
             raise UnreadablePicture("empty file")
+        stream.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is stricter
-            image = Image.open(path, formats=_FORMATS)
+            image = Image.open(stream, formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise UnreadablePicture(f"too large: {error}") from error
     except Image.UnidentifiedImageError as error:

@@ -1,4 +1,4 @@
-"""Where clips, pictures and prompts come from: `VideoFolder`, `PictureFolder`, `Prompts`.
+"""Where clips, pictures and prompts come from: `VideoFolder`, `PictureFolder`, `Prompts`; see `listing` for the places.
 
 All are map-style (len, index). What cannot be used is counted and named with its reason in `report`, both
 what the first look finds and what turns out only when it is read; a source with nothing usable is a
@@ -17,10 +17,13 @@ from typing import Generic, TypeVar, overload
 import torch
 from torch import Tensor
 
-from mcm.data.captions import Entry, entries, read_table
+from mcm.data.captions import Entry
+from mcm.data.listing import Wanted, items
 from mcm.data.pictures import PICTURE_SUFFIXES, probe_picture, read_picture
+from mcm.data.remote import is_url
 from mcm.data.report import SourceReport, UnreadableError
 from mcm.data.resize import CROPS
+from mcm.data.tables import TABLE_SUFFIXES, read_table
 from mcm.data.video import UnreadableVideo, probe, read_clip
 from mcm.errors import UserError, one_of
 
@@ -34,10 +37,10 @@ VIDEO_SUFFIXES = (
 CHECKS = ("probe", "decode")
 _VIDEO_LAYOUT = (
     "a folder of videos (.mp4, .mov, .webm ...), each with its caption in a .txt or .json of the same name, "
-    "or in a captions.csv with the columns file,caption"
+    "or in a captions.csv with the columns file,caption; or WebDataset tars"
 )
-_PICTURE_LAYOUT = f"a folder of pictures ({', '.join(PICTURE_SUFFIXES)})"
-_PROMPTS_LAYOUT = "a text file with one prompt a line, or a .csv or .jsonl with a prompt column"
+_PICTURE_LAYOUT = f"a folder of pictures ({', '.join(PICTURE_SUFFIXES)}), or WebDataset tars"
+_PROMPTS_LAYOUT = "a text file with one prompt a line, or a .csv, .jsonl or .parquet with a prompt column"
 _log = logging.getLogger("mcm")
 
 Item = TypeVar("Item")
@@ -82,8 +85,8 @@ class _Folder(ABC, Generic[Item]):
             raise one_of("crop", crop, CROPS)
         if check not in CHECKS:
             raise one_of("check", check, CHECKS)
-        path = Path(path).expanduser()
-        found, faults = entries(path, suffixes, layout)
+        found, faults = items(path, Wanted(suffixes, (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES), layout))
+        path = path if is_url(str(path)) else Path(path).expanduser()
         self.report = SourceReport(len(found) + len(faults), len(found) + len(faults), [], what, str(path))
         for name, reason in faults:
             self.report.drop(name, reason)
@@ -91,7 +94,7 @@ class _Folder(ABC, Generic[Item]):
         self._broken: set[int] = set()
         for k, entry in enumerate(found):
             try:
-                if not entry.path.exists() and entry.path.is_symlink():
+                if isinstance(entry.path, Path) and not entry.path.exists() and entry.path.is_symlink():
                     raise UnreadableError("broken link: the file it points to is gone")
                 if entry.caption is None and need_captions:
                     raise UnreadableError(
@@ -177,10 +180,11 @@ class _Folder(ABC, Generic[Item]):
 
 
 class VideoFolder(_Folder[Clip]):
-    """The films under a folder, or those that a table names, as clips.
+    """The films under a folder, in tars, or those that a table names, as clips.
 
     path: a folder, searched with its subfolders; captions stand in a .txt or .json beside each film, or in a
-    captions or metadata .csv / .jsonl in the folder; or the path of such a table. frames, size (H, W), stride
+    captions or metadata .csv / .jsonl / .parquet in the folder; or the path of such a table; or WebDataset tars (one,
+    shards-{0000..0009}.tar, a folder of them); or a URL of any of these (s3://, hf:// ...). frames, size (H, W), stride
     or fps: see `video.read_clip`. crop: "center", or "random" (drawn from the rng given to `read`). check:
     "probe" looks at each header, "decode" also decodes a clip of each film, which takes longer and finds all
     damage. need_captions: without, a film that has none gets "". progress(done, total) is called after each
@@ -285,8 +289,8 @@ def _prompt_rows(path: Path) -> list[tuple[str, str | None, str]]:
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"the prompts file {path} {kind}: expected {_PROMPTS_LAYOUT}")
-    if path.suffix.lower() in (".csv", ".jsonl"):
-        return [(row.where, row.caption, row.fault or "") for row in read_table(path, need_file=False)]
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        return [(row.where, row.caption, row.fault or "") for row in read_table(path, str(path), need_file=False)]
     try:
         data = path.read_bytes()
     except OSError as error:

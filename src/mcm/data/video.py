@@ -7,12 +7,11 @@ whose reason a person understands. Clips are float (3, T, H, W) in [-1, 1]; writ
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from mcm.data.encode import as_pixels, write_video
+from mcm.data.files import File, as_file
 from mcm.data.film import MAX_SIDE, Film, UnreadableVideo, VideoInfo
 from mcm.data.resize import crop_place
 from mcm.data.sheets import compare_gif, contact_sheet
@@ -30,18 +29,18 @@ __all__ = [
 ]
 
 
-def probe(path: str | Path, count: bool = False) -> VideoInfo:
+def probe(path: str | File, count: bool = False) -> VideoInfo:
     """Look at a film without decoding it.
 
     The header is believed unless it is silent or `count` is set; then the packets are walked, which reads the
     whole file. Raises `UnreadableVideo`.
     """
-    with Film(Path(path), count) as film:
+    with Film(as_file(path), count) as film:
         return film.info
 
 
 def read_clip(
-    path: str | Path,
+    path: str | File,
     frames: int,
     size: tuple[int, int],
     *,
@@ -73,7 +72,7 @@ def read_clip(
     if (start is not None and not 0 <= start < 1e9) or (at is not None and not 0 <= at <= 1):
         raise ValueError(f"start is {start}, at is {at}: start must be >= 0 seconds and at within 0..1")
     place = crop_place(crop, rng)
-    with Film(Path(path)) as film:
+    with Film(as_file(path)) as film:
         if at and film.info.why_too_short(frames, stride, fps):
             film.recount()  # a header that promises too little must not pin every clip to the beginning
         step, needed = film.info.step(stride, fps), film.info.clip_seconds(frames, stride, fps)
