@@ -124,7 +124,7 @@ def test_a_key_ends_at_the_first_dot_and_folders_belong_to_it(tmp_path, film):
         ("./c.low.mp4", film), ("./c.txt", b"of c"), (".hidden.mp4", b"x"), ("._c.mp4", b"x"), ("__meta__.json", b"{}"),
     ]  # fmt: skip
     source = VideoFolder(put(tmp_path / "s.tar", members), 8, SIZE)
-    assert said(source) == {"s.tar/b/1.mp4": "of b", "s.tar/a/1.mp4": "of a", "s.tar/./c.low.mp4": "of c"}
+    assert said(source) == {"s.tar/b/1.mp4": "of b", "s.tar/a/1.mp4": "of a", "s.tar/c.low.mp4": "of c"}
     assert source.report.dropped == []
 
 

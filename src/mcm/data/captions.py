@@ -29,8 +29,9 @@ class Entry:
 
 
 def shown(name: str) -> str:
-    """A file name as text that can be printed, whatever bytes it is made of."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A file name as one line of text that can be printed, whatever bytes it is made of."""
+    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(repr(letter)[1:-1] if letter < " " or letter == "\x7f" else letter for letter in text)
 
 
 def sidecar(name: str, find: Callable[[str], File | None]) -> str | None:

@@ -197,7 +197,7 @@ class _Headers:
 
 def _key(name: str) -> tuple[str, str]:
     """(key, field): "a/b.c.mp4" is ("a/b", "c.mp4"). The key is "" for what is hidden, or about the set itself."""
-    folder, _, base = name.rpartition("/")
+    folder, _, base = name.removeprefix("./").rpartition("/")
     stem, _, ending = base.partition(".")
     if not stem or (stem.startswith("__") and stem.endswith("__")):
         return "", ""
