@@ -115,13 +115,13 @@ class MethodConfig(Group):
 class DataConfig(Group):
     """Where clips, pictures and prompts come from. Paths are relative to where the command is run.
 
-    A folder, a table, or the laboratory's own endless renderings: "pocket:broadcast", "pocket:studio",
-    "pocket:toon", "pocket:relief".
+    A folder, a table, WebDataset tars, a URL of these, or the laboratory's own endless renderings:
+    "pocket:broadcast", "pocket:studio", "pocket:toon", "pocket:relief".
     """
 
-    videos: str | None = Field(default=None, description="folder or table of videos with captions")
+    videos: str | None = Field(default=None, description="folder, table, tar or URL of videos with captions")
     images: str | None = Field(
-        default=None, description="folder of pictures whose look the frames shall have"
+        default=None, description="folder, table, tar or URL of pictures whose look the frames shall have"
     )
     prompts: str | None = Field(
         default=None, description="file of prompts; without videos the teacher's own samples are the clips"

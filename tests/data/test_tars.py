@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from tiny_run import ADAPTER, CAPTIONS, make_material, recipe
 
 from mcm.data.files import part
 from mcm.data.sources import PictureFolder, VideoFolder
 from mcm.data.tars import braces
+from mcm.distill import distill
 from mcm.errors import UserError
 
 SIZE = (32, 64)
@@ -323,3 +326,27 @@ def test_a_part_is_a_file_of_its_own():
     assert (stream.seek(99), stream.read(1)) == (99, b"")
     with pytest.raises(ValueError, match="before the first byte"):
         stream.seek(-9, io.SEEK_END)
+
+
+def test_a_student_learns_from_tars_what_it_learns_from_folders(tmp_path):
+    """One update of the paper's method, films and pictures from tars: the same weights as from the loose files."""
+    place = make_material(tmp_path / "place")
+    (place / "pictures" / "picture0.txt").write_text("a picture")
+    for kind in ("clips", "pictures"):
+        files = sorted((place / kind).iterdir())
+        put(place / f"{kind}-tars" / "00000.tar", [(f"{kind}/{path.name}", path.read_bytes()) for path in files])
+    runs = {}
+    for kind in ("", "-tars"):
+        chosen = recipe(
+            place, method={"name": "mcm", "adversary": "pictures"}, training__updates=1,
+            data={"videos": f"{place}/clips{kind}", "images": f"{place}/pictures{kind}", "frames": 4},
+        )  # fmt: skip
+        distill(chosen, tmp_path / f"run{kind}")
+        runs[kind] = load_file(tmp_path / f"run{kind}" / ADAPTER)
+    assert runs[""].keys() == runs["-tars"].keys()
+    assert all(torch.equal(runs[""][name], runs["-tars"][name]) for name in runs[""])
+    films, pictures = sorted(
+        json.loads((tmp_path / "run-tars" / "sources.json").read_text()), key=lambda report: report["where"]
+    )
+    assert (films["used"], pictures["used"]) == (len(CAPTIONS), 3)
+    assert [left["name"] for left in films["dropped"]] == ["00000.tar/clips/broken.mp4"]

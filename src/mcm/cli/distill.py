@@ -49,10 +49,10 @@ def distill(
     teacher: Annotated[str | None, Parameter(help="zoo name, diffusers folder or hub id")] = None,
     videos: Annotated[
         str | None,
-        Parameter(help="folder or table of videos with captions; laboratory pictures are then left out"),
+        Parameter(help="folder, table, tar or URL of videos with captions; laboratory pictures are then left out"),
     ] = None,
     images: Annotated[
-        str | None, Parameter(help="folder of pictures whose look the frames shall have")
+        str | None, Parameter(help="folder, table, tar or URL of pictures whose look the frames shall have")
     ] = None,
     prompts: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""A source by its name: a folder or table, or the laboratory's own renderings ("pocket:broadcast")."""
+"""A source by its name: a folder, table, tar or URL, or the laboratory's own renderings ("pocket:broadcast")."""
 
 from __future__ import annotations
 
