@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import shlex
 import shutil
@@ -23,6 +24,7 @@ import pytest
 from cyclopts import CycloptsError
 from snippets import PAGES, ROOT, Block, blocks, read, spans
 
+import mcm
 from mcm.cli import VERBS, _dotted, app, main
 from mcm.recipe import Recipe, apply_overrides, read_recipe
 from mcm.recipes import load_recipe
@@ -46,6 +48,13 @@ TARGETS = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text(encodi
 
 class Reached(BaseException):
     """The command line has come to its library call."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def everything_loaded() -> None:
+    """A module first imported while calls are replaced would keep the replacements for the tests after."""
+    for found in pkgutil.walk_packages(mcm.__path__, "mcm."):
+        importlib.import_module(found.name)
 
 
 @pytest.fixture
