@@ -50,16 +50,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": METHODS,
     "generate": METHODS,
     "export": {*METHODS, "generate"},
+    "encoding": {*BASE, *MATHEMATICS, "models", "data"},
+    "prepare": {*BASE, *MATHEMATICS, "models", "data", "encoding"},
     # Measuring reads the iterator of generate; training looks at its own previews with the same measures.
     "evaluation": {*METHODS, "recipe", "generate"},
     "training": {*METHODS, "recipe", "generate", "evaluation"},
     "recipes": RUNS,
-    "distill": {*RUNS, "recipes"},
+    "distill": {*RUNS, "recipes", "encoding"},
     "bench": {*RUNS, "recipes", "distill"},
     "pocket": {*RUNS, "recipes", "distill", "bench"},
     "verify": {*RUNS, "recipes", "distill"},
     "app": {"errors", "output", "data", "samplers", "generate"},
-    "cli": {*RUNS, "recipes", "distill", "bench", "export", "verify", "app"},
+    "cli": {*RUNS, "recipes", "distill", "bench", "export", "prepare", "verify", "app"},
     "__main__": {"cli"},
 }
 # The laboratory is data like any other: only where a name becomes a folder or a source is it known of.

@@ -1,6 +1,7 @@
 """MCM: turn a text-to-video diffusion model into a 1-8 step student.
 
     import mcm
+    mcm.prepare("clips/", "prepared", "pocket-animatediff")
     mcm.distill("pocket-animatediff", out="runs/first")
     for video in mcm.generate("runs/first", ["a woman in red waves"], seeds=[0], steps=4): ...
     report = mcm.evaluate("runs/first", reference="clips/", steps=[4])
@@ -22,16 +23,18 @@ if TYPE_CHECKING:
     from mcm.evaluation.run import evaluate as evaluate
     from mcm.export import export as export
     from mcm.generate import generate as generate
+    from mcm.prepare import prepare as prepare
     from mcm.verify import verify_resume as verify_resume
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "distill", "evaluate", "export", "generate", "verify_resume"]
+__all__ = ["__version__", "distill", "evaluate", "export", "generate", "prepare", "verify_resume"]
 
 _HOMES = {
     "distill": "mcm.distill",
     "generate": "mcm.generate",
     "evaluate": "mcm.evaluation.run",
     "export": "mcm.export",
+    "prepare": "mcm.prepare",
     "verify_resume": "mcm.verify",
 }
 

@@ -7,6 +7,7 @@ The folder of a run: recipe.yaml (resolved), sources.json (what the data were, a
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import fields
@@ -16,11 +17,14 @@ from typing import Any
 import torch
 
 from mcm.card import Provenance, StudentCard, Teacher, Weights, card_path
-from mcm.data.cache import LatentSet
+from mcm.data.cache import EncodedClips, LatentSet
 from mcm.data.open import PictureSource, open_pictures, open_videos
+from mcm.data.prepared import PreparedClips, PreparedPictures, is_prepared
+from mcm.data.readers import ClipReader, PictureReader
 from mcm.data.report import SourceReport
 from mcm.data.sources import Clip, Prompts
 from mcm.data.stream import Stream
+from mcm.encoding import made_with
 from mcm.errors import UserError
 from mcm.evaluation.report import provenance
 from mcm.methods.base import Method, Players
@@ -90,8 +94,9 @@ def _distill(
     frames, size = recipe.data.frames or model.frames, recipe.data.size or model.size
     model.check_geometry(frames, size)
     cache = out / "cache" if cache is None else Path(cache)
+    caching = recipe.data.cache and not (recipe.data.videos and is_prepared(recipe.data.videos))
     with ranks.main_first():  # it encodes the clips, the others find them in the cache
-        if recipe.data.cache and not (ranks.main or LatentSet.exists(cache)):
+        if caching and not (ranks.main or LatentSet.exists(cache)):
             raise UserError(f"no clips in {cache}, where rank 0 wrote them: all machines must share that folder")
         clips, pictures, reports = material(recipe, model, frames, size, cache, progress)
         if len(clips) < recipe.training.batch:
@@ -103,7 +108,7 @@ def _distill(
             recipe.claim(out)  # from here on the folder is this run's
             if not (out / "sources.json").exists():  # one that goes on from its cache has not looked at films again
                 write_json(out / "sources.json", [report.as_dict() for report in reports])
-            if recipe.data.cache and not LatentSet.exists(cache):
+            if caching and isinstance(clips, LatentSet) and not LatentSet.exists(cache):
                 clips.save(cache)  # after the report, so that no kill can leave a cache without one
 
     players = make_players(recipe, model, method, start)
@@ -114,7 +119,7 @@ def _distill(
     shape = model.latent_shape(frames, size)
     previews = None
     if recipe.training.preview_every:
-        prompts = list(recipe.training.preview_prompts or dict.fromkeys(clips.captions))[:4]
+        prompts = list(recipe.training.preview_prompts or dict.fromkeys(itertools.islice(clips.captions, 256)))[:4]
         previews = Previews(method, players, prompts, out / "previews", shape)
     watch = None
     if ranks.main:
@@ -225,15 +230,23 @@ def _finish(
 
 def material(
     recipe: Recipe, model: VideoModel, frames: int, size: tuple[int, int], cache: Path, progress: Progress
-) -> tuple[LatentSet, PictureSource | None, list[SourceReport]]:
+) -> tuple[EncodedClips, PictureSource | None, list[SourceReport]]:
     """The encoded clips, the pictures if the adversary wants them, and reports of all sources."""
     data, reports = recipe.data, []
     pictures: PictureSource | None = None
     if recipe.method.adversary == "pictures" and data.images is not None:
-        pictures = open_pictures(data.images, size, progress)
+        if is_prepared(data.images):
+            pictures = PreparedPictures(data.images, made_with(model, PictureReader(size)))
+        else:
+            pictures = open_pictures(data.images, size, progress)
         reports.append(pictures.report)
+    if data.videos is not None and is_prepared(data.videos):
+        stride = 1 if data.stride is None and data.fps is None else data.stride
+        prepared = PreparedClips(data.videos, made_with(model, ClipReader(frames, size, stride, data.fps)))
+        reports.append(prepared.report)
+        return prepared, pictures, reports
     keep = min(frames, 4) if recipe.method.adversary == "video" else 0
-    made_with = {
+    latents_of = {
         "teacher": recipe.teacher, "codec": fingerprint(model.codec.vae), "videos": data.videos,
         "prompts": None if data.videos else data.prompts, "frames": frames, "size": list(size),
         "stride": data.stride, "fps": data.fps, "kept frames": keep,
@@ -241,24 +254,24 @@ def material(
         "seed": None if data.videos else recipe.training.seed,
     }  # fmt: skip
     if data.cache and LatentSet.exists(cache):
-        clips = LatentSet.load(cache, made_with)
+        clips = LatentSet.load(cache, latents_of)
         return clips, pictures, reports
     if data.videos is not None:
         source = open_videos(data.videos, frames, size, data.laboratory_clips, data.stride, data.fps, progress)
         clips = LatentSet.build(
-            source, model.codec, made_with, keep_frames=keep, device=next(model.codec.parameters()).device,
+            source, model.codec, latents_of, keep_frames=keep, device=next(model.codec.parameters()).device,
             progress=lambda done: progress("encoding the clips", done, len(source)),
         )  # fmt: skip
         reports.append(source.report)
     else:
         prompts = Prompts(str(data.prompts))
         reports.append(prompts.report)
-        clips = _teachers_clips(recipe, model, prompts, frames, size, made_with, keep, progress)
+        clips = _teachers_clips(recipe, model, prompts, frames, size, latents_of, keep, progress)
     return clips, pictures, reports
 
 
 def _teachers_clips(
-    recipe: Recipe, model: VideoModel, prompts: Prompts, frames: int, size: tuple[int, int], made_with: dict[str, Any],
+    recipe: Recipe, model: VideoModel, prompts: Prompts, frames: int, size: tuple[int, int], latents_of: dict[str, Any],
     keep: int, progress: Progress,
 ) -> LatentSet:  # fmt: skip
     """No videos at hand: the teacher makes the clips itself, several for each prompt."""
@@ -278,4 +291,4 @@ def _teachers_clips(
             progress("the teacher makes clips", numbers[-1] + 1, count)
 
     device = next(model.codec.parameters()).device
-    return LatentSet.build(made(), model.codec, made_with, keep_frames=keep, device=device)
+    return LatentSet.build(made(), model.codec, latents_of, keep_frames=keep, device=device)

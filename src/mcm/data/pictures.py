@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
@@ -53,6 +54,15 @@ def read_picture(
         except _ERRORS as error:
             raise UnreadablePicture(f"truncated or damaged: {error}") from error
     return fit(pixels, size, place)
+
+
+def decode_picture(data: bytes) -> np.ndarray:
+    """The pixels, uint8 (H, W, 3), of a picture file in memory. Raises `UnreadablePicture`."""
+    with _header(io.BytesIO(data)) as image:
+        try:
+            return _rgb(image)
+        except _ERRORS as error:
+            raise UnreadablePicture(f"truncated or damaged: {error}") from error
 
 
 @contextmanager

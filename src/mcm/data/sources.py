@@ -18,28 +18,15 @@ import torch
 from torch import Tensor
 
 from mcm.data.captions import Entry
-from mcm.data.listing import Wanted, items
-from mcm.data.pictures import PICTURE_SUFFIXES, probe_picture, read_picture
+from mcm.data.listing import items
+from mcm.data.readers import ClipReader, PictureReader, Reader, check_entry, wanted
 from mcm.data.remote import is_url
 from mcm.data.report import SourceReport, UnreadableError
 from mcm.data.resize import CROPS
 from mcm.data.tables import TABLE_SUFFIXES, read_table
-from mcm.data.video import UnreadableVideo, probe, read_clip
 from mcm.errors import UserError, one_of
 
-# fmt: off
-VIDEO_SUFFIXES = (
-    ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".m2v", ".ts",
-    ".mts", ".m2ts", ".vob", ".3gp", ".3g2", ".ogv", ".mxf", ".dv", ".gif", ".apng", ".mjpg", ".mjpeg",
-    ".y4m", ".h264", ".nut",
-)
-# fmt: on
 CHECKS = ("probe", "decode")
-_VIDEO_LAYOUT = (
-    "a folder of videos (.mp4, .mov, .webm ...), each with its caption in a .txt or .json of the same name, "
-    "or in a captions.csv with the columns file,caption; or WebDataset tars"
-)
-_PICTURE_LAYOUT = f"a folder of pictures ({', '.join(PICTURE_SUFFIXES)}), or WebDataset tars"
 _PROMPTS_LAYOUT = "a text file with one prompt a line, or a .csv, .jsonl or .parquet with a prompt column"
 _log = logging.getLogger("mcm")
 
@@ -73,38 +60,26 @@ class _Folder(ABC, Generic[Item]):
     def __init__(
         self,
         path: str | Path,
-        suffixes: Sequence[str],
-        what: str,
-        layout: str,
-        crop: str,
+        reader: Reader,
         check: str,
         need_captions: bool,
         progress: Progress | None,
     ) -> None:
-        if crop not in CROPS:
-            raise one_of("crop", crop, CROPS)
+        if reader.crop not in CROPS:
+            raise one_of("crop", reader.crop, CROPS)
         if check not in CHECKS:
             raise one_of("check", check, CHECKS)
-        found, faults = items(path, Wanted(suffixes, (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES), layout))
+        found, faults = items(path, wanted(reader))
         path = path if is_url(str(path)) else Path(path).expanduser()
-        self.report = SourceReport(len(found) + len(faults), len(found) + len(faults), [], what, str(path))
+        self.report = SourceReport(len(found) + len(faults), len(found) + len(faults), [], reader.what, str(path))
         for name, reason in faults:
             self.report.drop(name, reason)
         self._entries: list[Entry] = []
         self._broken: set[int] = set()
         for k, entry in enumerate(found):
             try:
-                if isinstance(entry.path, Path) and not entry.path.exists() and entry.path.is_symlink():
-                    raise UnreadableError("broken link: the file it points to is gone")
-                if entry.caption is None and need_captions:
-                    raise UnreadableError(
-                        entry.fault or "no caption: neither a .txt, a .json nor a table has one"
-                    )
-                if entry.fault is not None and not entry.fault.startswith("no caption"):
-                    raise UnreadableError(
-                        entry.fault
-                    )  # there is a caption, or a row, that its owner should mend
-                self._look(entry)
+                check_entry(entry, need_captions)
+                reader.look(entry)
                 if check == "decode":
                     self._read(entry, None)
                 self._entries.append(entry)
@@ -113,11 +88,7 @@ class _Folder(ABC, Generic[Item]):
             if progress is not None:
                 progress(k + 1, len(found))
         if not self._entries:
-            raise self._nothing(layout)
-
-    @abstractmethod
-    def _look(self, entry: Entry) -> None:
-        """Raise `UnreadableError` if the header shows that the file cannot be used."""
+            raise self._nothing(reader.layout)
 
     @abstractmethod
     def _read(self, entry: Entry, rng: torch.Generator | None) -> Item:
@@ -204,24 +175,12 @@ class VideoFolder(_Folder[Clip]):
         need_captions: bool = True,
         progress: Progress | None = None,
     ) -> None:
-        if stride is not None and fps is not None:
-            raise UserError(f"stride is {stride} and fps is {fps}: give one of them")
-        self.frames, self.size, self.stride, self.fps, self.crop = frames, size, stride, fps, crop
-        super().__init__(path, VIDEO_SUFFIXES, "videos", _VIDEO_LAYOUT, crop, check, need_captions, progress)
-
-    def _look(self, entry: Entry) -> None:
-        info = probe(entry.path)
-        if info.why_too_short(self.frames, self.stride, self.fps):
-            info = probe(entry.path, count=True)  # a header may promise too little
-            reason = info.why_too_short(self.frames, self.stride, self.fps)
-            if reason:
-                raise UnreadableVideo(reason)
+        self.frames, self.size = frames, size
+        self.reader = ClipReader(frames, size, stride, fps, crop)
+        super().__init__(path, self.reader, check, need_captions, progress)
 
     def _read(self, entry: Entry, rng: torch.Generator | None) -> Clip:
-        at = 0.5 if rng is None else float(torch.rand((), generator=rng))
-        how = {"stride": self.stride, "fps": self.fps, "at": at, "crop": self.crop, "rng": rng}
-        video = read_clip(entry.path, self.frames, self.size, **how)
-        return Clip(video, entry.caption or "", entry.name)
+        return Clip(self.reader.read(entry, rng), entry.caption or "", entry.name)
 
 
 class PictureFolder(_Folder[Picture]):
@@ -239,16 +198,12 @@ class PictureFolder(_Folder[Picture]):
         need_captions: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        self.size, self.crop = size, crop
-        super().__init__(
-            path, PICTURE_SUFFIXES, "pictures", _PICTURE_LAYOUT, crop, check, need_captions, progress
-        )
-
-    def _look(self, entry: Entry) -> None:
-        probe_picture(entry.path)
+        self.size = size
+        self.reader = PictureReader(size, crop)
+        super().__init__(path, self.reader, check, need_captions, progress)
 
     def _read(self, entry: Entry, rng: torch.Generator | None) -> Picture:
-        return Picture(read_picture(entry.path, self.size, self.crop, rng), entry.caption or "", entry.name)
+        return Picture(self.reader.read(entry, rng), entry.caption or "", entry.name)
 
 
 class Prompts(Sequence[str]):

@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcm.models.text import TextEncoder
+
 SIGNS = 64  # looked at in every tensor
+_CAPTION = "A woman in red (aged 31) waves; it's night in the park."
+_ORIGIN = {"transformers_version", "dtype", "torch_dtype", "architectures"}  # of a configuration: not what it says
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -23,6 +27,19 @@ def fingerprint(network: nn.Module) -> str:
     told = hashlib.sha256(
         json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, sort_keys=True).encode()
     )
+    return _with_weights(told, network)
+
+
+def text_fingerprint(text: TextEncoder) -> str:
+    """The same of a text encoder: its weights and configuration, and what its tokenizer makes of a caption."""
+    config: dict[str, Any] = text.network.config.to_dict()
+    plain = {k: v for k, v in config.items() if not k.startswith("_") and k not in _ORIGIN}
+    ids = text.tokenizer(_CAPTION, truncation=True, max_length=text.length).input_ids
+    said = [type(text).__name__, text.length, ids, plain]
+    return _with_weights(hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()), text.network)
+
+
+def _with_weights(told: Any, network: nn.Module) -> str:
     for name, weight in sorted(network.named_parameters()):
         told.update(name.encode())
         told.update(bytes(_signs(weight.detach())))
