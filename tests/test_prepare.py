@@ -273,8 +273,8 @@ def test_sources_that_cannot_be(place, prepared, tmp_path):
     (tmp_path / "bad" / "a.txt").write_text("a film")
     with pytest.raises(UserError, match=r"1 videos, 0 usable: 1 .*The first: a.mp4"):
         mcm.prepare(tmp_path / "bad", tmp_path / "out", place / "animatediff", frames=4)
+    shutil.copytree(prepared, tmp_path / "other")
     with pytest.raises(UserError, match="frames is 4 there and 3 here"):
-        shutil.copytree(prepared, tmp_path / "other")
         prepare(place, tmp_path / "other", frames=3)
 
 

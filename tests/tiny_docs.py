@@ -23,6 +23,7 @@ from tiny_students import tiny_student, whole_teacher
 import mcm.cli.distill
 import mcm.distill
 import mcm.evaluation.run
+import mcm.prepare
 import mcm.recipes
 from mcm.cli import main
 from mcm.data.poses import Poses, write_poses
@@ -50,7 +51,7 @@ def prepare(folder: Path) -> None:
 @contextmanager
 def small(patch: pytest.MonkeyPatch, tiny: bool = True) -> Iterator[None]:
     """Inside, recipes and evaluations are small."""
-    load, evaluate = mcm.recipes.load_recipe, mcm.evaluation.run.evaluate
+    load, evaluate, prepared = mcm.recipes.load_recipe, mcm.evaluation.run.evaluate, mcm.prepare.prepare
 
     def small_recipe(name: str | Path) -> Recipe:
         return apply_overrides(load(name), SMALL | TINY if tiny else SMALL)
@@ -60,7 +61,13 @@ def small(patch: pytest.MonkeyPatch, tiny: bool = True) -> Iterator[None]:
         given |= {"fvd_model": "pocket-videomae", "clip": "pocket-clip"}  # the published ones are downloads
         return evaluate(model, reference, **given)
 
+    def small_prepare(source: str, out: Path, teacher: str, **given: Any) -> Any:
+        given |= {"frames": None if given["images"] else TINY["data.frames"], "workers": 0}
+        return prepared(source, out, TINY["teacher"], **given)
+
     with patch.context() as inside:
+        if tiny:
+            inside.setattr(sys.modules["mcm.prepare"], "prepare", small_prepare)
         inside.setattr(mcm.recipes, "load_recipe", small_recipe)
         inside.setattr(sys.modules["mcm.cli.distill"], "load_recipe", small_recipe)
         inside.setattr(mcm.evaluation.run, "evaluate", small_evaluation)
