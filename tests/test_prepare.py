@@ -294,3 +294,31 @@ def test_text_padding_that_is_zero_takes_no_room(tmp_path):
     assert torch.equal(shard.text(1, 8)[0], torch.ones(8, 3))
     assert torch.equal(shard.text(2, 8)[0], torch.zeros(8, 3))
     assert shard.text(2, 8)[1].tolist() == [2.0, 2.0]
+
+
+def test_tars_and_urls_give_the_same_clips(place, prepared, tmp_path, monkeypatch):
+    """Latents, captions and frames as from the folder; a second process finds the items by the list alone."""
+    import tarfile
+
+    import fsspec
+
+    films = sorted((place / "clips").iterdir())
+    with tarfile.open(tmp_path / "films.tar", "w") as tar:
+        for path in films:
+            tar.add(path, path.name)
+    store = fsspec.filesystem("memory")
+    for path in films:
+        store.pipe(f"/prepare/clips/{path.name}", path.read_bytes())
+    store.put(str(tmp_path / "films.tar"), "/prepare/films.tar")
+    monkeypatch.setenv("MCM_CACHE", str(tmp_path / "fetched"))
+    wanted = opened(place, prepared)
+    for k, source in enumerate((tmp_path / "films.tar", "memory://prepare/clips", "memory://prepare/films.tar")):
+        out = tmp_path / f"out{k}"
+        first = mcm.prepare(source, out, place / "animatediff", frames=4, shard_size=3, rank=1, world=2)
+        assert not first["finished"]
+        report = mcm.prepare(source, out, place / "animatediff", frames=4, shard_size=3)  # goes on with the list
+        assert (report["found"], report["used"]) == (FILMS + 1, FILMS)
+        clips, everything = opened(place, out), list(range(FILMS))
+        assert list(clips.captions) == list(wanted.captions)
+        assert torch.equal(clips.latents(everything), wanted.latents(everything))
+        assert all(torch.equal(clips.frame(i, 1), wanted.frame(i, 1)) for i in everything)
