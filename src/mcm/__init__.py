@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mcm.evaluation.run import evaluate as evaluate
     from mcm.export import export as export
     from mcm.generate import generate as generate
-    from mcm.plan import plan as plan
+    from mcm.planning import plan as plan
     from mcm.verify import verify_resume as verify_resume
 
 __version__ = "0.1.0"
@@ -34,7 +34,7 @@ _HOMES = {
     "evaluate": "mcm.evaluation.run",
     "export": "mcm.export",
     "verify_resume": "mcm.verify",
-    "plan": "mcm.plan",
+    "plan": "mcm.planning",
 }
 
 

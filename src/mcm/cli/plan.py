@@ -29,7 +29,7 @@ def plan(
     json: Annotated[bool, Parameter(negative="", show_default=False, help="print the plan as JSON")] = False,
 ) -> None:
     """Tell what a run costs in memory and time, and which settings fit; reads configurations, no weights."""
-    from mcm.plan import plan as run
+    from mcm.planning import plan as run
 
     with usage():
         found = run(what, memory, card, frames, size)
@@ -40,27 +40,29 @@ def plan(
         f"{found.recipe}: {found.method} on {found.teacher} ({found.family}), {found.frames} frames of "
         f"{found.size[0]}x{found.size[1]}, {found.precision}, batch {found.batch} x {found.accumulation}\n"
     )
-    trained = set(found.trained)
     show("parameters", (), [(name, f"{n:,}") for name, n in found.networks.items()])
-    show("trained", (), [(name, f"{found.trained[name]:,}") for name in found.trained if name in trained])
+    show("trained", (), [(name, f"{n:,}") for name, n in found.trained.items()])
     show("memory of the run", (), [(name, _size(n)) for name, n in found.memory.items()])
-    steps = [(label, step) for label, step in (("", found.step), ("checkpointed", found.checkpointed)) if step]
+    step = found.step
     rows = [
-        ("saved by the student's forward pass", *(_size(step.saved) for _, step in steps)),
-        ("saved by decoding the picked frames", *(_size(step.decoder) for _, step in steps)),
-        ("peak of the step", *(_size(step.peak) for _, step in steps)),
-        ("TFLOP of the step", *(f"{step.flops / 1e12:.4g}" for _, step in steps)),
-        ("TFLOP of one denoiser pass", *(f"{step.forward / 1e12:.4g}" for _, step in steps)),
+        ("saved by the student's forward pass", _size(step.saved)),
+        ("saved by decoding the picked frames", _size(step.decoder)),
+        ("peak of the step", _size(step.peak)),
+        ("TFLOP of one pass of the student", f"{step.forward / 1e12:.4g}"),
+        *((f"TFLOP of: {name}", f"{work.flops / 1e12:.4g}") for name, work in step.parts.items()),
+        ("TFLOP of the step", f"{step.work.flops / 1e12:.4g}"),
     ]
-    show(f"one step of {found.batch} clip(s)", ("", *(label for label, _ in steps)), rows)
+    show(f"one step of {found.batch} clip(s)", (), rows)
     if found.seconds_update is not None:
-        say(f"on one {found.card}: {found.seconds_update:.3g} s per update\n")
+        say(f"on one {found.card}: about {found.seconds_update:.3g} s an update\n")
     if found.fits:
-        rows = [
-            (_size(fit["peak"]), _seconds(fit["seconds_update"]), fit["overrides"] or "(as it is)")
+        fits = [
+            (_size(fit.peak), "-" if fit.seconds is None else f"{fit.seconds:.3g}", str(fit.cards),
+             fit.overrides or "(as it is)", fit.why)
             for fit in found.fits[:_SHOWN]
-        ]
-        show(f"fit into {_size(found.available or 0)}, best first", ("peak", "s per update", "settings"), rows)
+        ]  # fmt: skip
+        columns = ("peak", "s an update", "cards", "settings", "why")
+        show(f"fit into {_size(found.available or 0)}, fastest first", columns, fits)
     for note in found.notes:
         say(f"note: {note}")
 
@@ -68,7 +70,3 @@ def plan(
 def _size(count: int) -> str:
     """Bytes in GB (10^9) or MB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
