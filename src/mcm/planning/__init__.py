@@ -69,9 +69,9 @@ def plan(
     """What the run of a recipe costs, or with a teacher's name or folder that of the default recipe for it.
 
     memory: text as "24GB" or "40GiB"; without it the card's. card: one of `mcm.planning.cards.CARDS`. With either, the
-    settings that fit are sought. frames, size (H, W), or text as "256x256": in the place of the recipe's. Parameters and the bytes of weights
-    are exact; the peak is counted from shapes; the time is an estimate from FLOPs and bytes over an assumed share of
-    the card's peaks, and was not measured on these cards.
+    settings that fit are sought. frames, size (H, W), or text as "256x256": in the place of the recipe's. Parameters
+    and the bytes of weights are exact; the peak is counted from shapes; the time is an estimate from FLOPs and bytes
+    over an assumed share of the card's peaks, and was not measured on these cards.
 
     Raises:
         UserError: for an unknown card or memory, a model whose configuration is not on this machine, or a geometry that
@@ -113,10 +113,11 @@ def plan(
 
 def _too_small(networks: Networks, available: int) -> str:
     """How far from fitting it is."""
-    least = networks.memory(networks.recipe.student.kind, None)["peak"]
+    standing, least = networks.least()
     return (
-        f"nothing that was tried fits into {available / GB:.2f} GB: weights, gradients and optimizer alone are "
-        f"{least / GB:.2f} GB; fewer frames or a smaller size (data.frames, data.size) make activations smaller"
+        f"nothing that was tried fits into {available / GB:.2f} GB: the least is {least / GB:.2f} GB with one clip a "
+        f"pass, {standing / GB:.2f} GB of it weights, gradients and optimizer; fewer frames or a smaller size "
+        "(data.frames, data.size) make activations smaller"
     )
 
 

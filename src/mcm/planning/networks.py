@@ -20,6 +20,7 @@ from mcm.models.folders import find_folder
 from mcm.models.student import Student, checkpoint
 from mcm.models.video import VideoModel, load_video_model
 from mcm.motion import motion_representation
+from mcm.planning.shapes import recomputing
 from mcm.planning.step import HALF, Step, measure_step
 from mcm.recipe import Recipe
 
@@ -191,8 +192,17 @@ class Networks:
             with ExitStack() as stack:
                 if checkpointing:
                     network = cast(Any, players.student.denoisers()[0].network)
-                    checkpoint(network)
+                    checkpoint(network)  # whether it can
+                    network.enable_gradient_checkpointing(recomputing(HALF.get(precision)))
                     stack.callback(network.disable_gradient_checkpointing)
                 measured = measure_step(self.method, players, self.shape, precision, self.recipe.training.batch)
                 self._steps[key] = measured
         return self._steps[key].of(batch)
+
+    def least(self) -> tuple[int, int]:
+        """Of the steps that were measured, with one clip: (bytes between steps, peak) where the peak is smallest."""
+        found = [
+            (self.memory(kind, None)["peak"], self.memory(kind, step.of(1))["peak"])
+            for (kind, _, _), step in self._steps.items()
+        ]
+        return min(found, key=lambda one: one[1])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 # After torch's list of what autocast does on CUDA: these in half precision, those in float32.
 _LOWER = {
@@ -66,6 +69,19 @@ class Shapes(TorchFunctionMode):
         if isinstance(value, dict):
             return {name: self._cast(each, dtype) for name, each in value.items()}
         return value
+
+
+def recomputing(dtype: torch.dtype | None) -> Callable[..., Any]:
+    """For diffusers' `enable_gradient_checkpointing`: as its own, but the second pass is inside `Shapes`, too (inside a
+    backward pass no mode of torch's functions is on)."""
+
+    def run(layer: Callable[..., Any], *args: Any) -> Any:
+        def contexts() -> tuple[Any, Any]:
+            return nullcontext(), Shapes(dtype)
+
+        return checkpoint(layer, *args, use_reentrant=False, context_fn=contexts)
+
+    return run
 
 
 def _masks(args: Any) -> bool:
