@@ -46,7 +46,7 @@ def test_the_fastest_comes_first_and_more_memory_is_never_slower(networks: Netwo
     device = card("4090")
     largest = max(fit.peak for fit in fitting(networks, 10**10, device))
     best: list[float] = []
-    for share in (0.2, 0.35, 0.5, 0.7, 0.9, 1.0, 1.5):
+    for share in (0.001, 0.2, 0.35, 0.5, 0.7, 0.9, 1.0, 1.5):
         available = int(share * largest / (1 - RESERVE)) + 2
         fits = fitting(networks, available, device)
         assert all(fit.peak <= available * (1 - RESERVE) for fit in fits)
@@ -77,6 +77,16 @@ def test_a_full_student_is_divided_among_cards_where_one_is_too_small(networks: 
     student = 4 * full.parameters("full")[1]["student"]
     assert one["optimizer"] - two["optimizer"] == student  # half of two moments
     assert one["weights"] - four["weights"] == 3 * student // 4
+    assert four["weights and gradients of all ranks"] == student + 3 * student // 4
+    step = full.step("full", "bf16", 1, checkpointing=True)
+    two, four = (full.memory("full", step, ranks=ranks)["peak"] for ranks in (2, 4))
+    assert four < two
+    divided = [
+        fit for fit in fitting(full, int(four / (1 - RESERVE)) + 2, None) if fit.settings["student.kind"] == "full"
+    ]
+    assert {fit.cards for fit in divided} == {4}
+    assert "divided among 4" in divided[0].why
+    assert divided[0].settings["training.accumulation"] == 1
     found = fitting(full, 10**10, None)
     assert {fit.cards for fit in found} == {1}
     assert {fit.settings["student.kind"] for fit in found} == {"full", "lora"}

@@ -52,7 +52,7 @@ def fitting(networks: Networks, available: int, card: Card | None) -> list[Fit]:
     room = int(available * (1 - RESERVE))
     found: list[Fit] = []
     for variants in _alternatives(networks, card):
-        for variant in variants:  # from what costs least to what saves most: the first that fits is enough
+        for variant in variants:  # the first that fits is enough
             fits = _of(networks, variant, room, card)
             found += fits
             if fits:
@@ -61,11 +61,12 @@ def fitting(networks: Networks, available: int, card: Card | None) -> list[Fit]:
 
 
 def _alternatives(networks: Networks, card: Card | None) -> Iterator[list[_Variant]]:
-    """For each kind of student and precision the variants, each smaller than the one before."""
+    """For each kind of student and precision the variants, from what costs least to what saves most."""
     student, training = networks.recipe.student, networks.recipe.training
     half = training.precision if training.precision in HALF else "bf16"
     if card is not None and not takes(card, half):
         half = "fp16"
+    eight = networks.recipe.optim.name == "adamw-8bit"
     checkpointing = [training.gradient_checkpointing]
     if networks.can_checkpoint() and not training.gradient_checkpointing:
         checkpointing.append(True)
@@ -78,9 +79,9 @@ def _alternatives(networks: Networks, card: Card | None) -> Iterator[list[_Varia
         for precision in ("fp32", half):
             yield [
                 _Variant(kind, rank, cards, precision, again)
-                for again in checkpointing
                 for rank, cards in smaller
-                if not (cards > 1 and precision == "fp16")  # which a divided student does not take
+                for again in checkpointing
+                if not (cards > 1 and (precision == "fp16" or eight))  # which a divided student does not take
             ]
 
 

@@ -174,9 +174,11 @@ class Networks:
         # AdamW over lists of tensors makes a temporary of the size of the weights, when the step's are gone.
         temporary = gradients if self.recipe.optim.name == "adamw" else 0
         # for an update every rank gathers all weights, and sums whole gradients until its last backward pass
-        whole = student + learning if kind == "full" and ranks > 1 else 0
+        whole = student + learning - divided * learning if kind == "full" and ranks > 1 else 0
+        if whole:
+            parts["weights and gradients of all ranks"] = whole
         if step is not None:
-            parts["activations and temporaries"] = max(step.peak + whole, temporary)
+            parts["activations and temporaries"] = max(step.peak, temporary)
         rounded = {name: round(size) for name, size in parts.items()}
         return {**rounded, "peak": sum(rounded.values())}
 
