@@ -40,7 +40,8 @@ class Meter(TorchDispatchMode):
     results are remembered by the shapes that went in: torch works out those of normalisations in Python, slowly.
     """
 
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+    def __init__(self, known: Iterable[Tensor] = (), results: dict[Any, Any] | None = None) -> None:
+        """results: what another meter remembered, to go on from; it is added to."""
         super().__init__()
         self.live = self.peak = self.fixed = self._fixed = 0
         self.part = ""
@@ -49,7 +50,7 @@ class Meter(TorchDispatchMode):
         self._known = {t.untyped_storage()._cdata for t in known}
         self._seen: set[int] = set()
         self._pure: dict[Any, bool] = {}
-        self._results: dict[Any, Any] = {}
+        self._results = {} if results is None else results
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -77,6 +77,7 @@ class Networks:
         self.size = recipe.data.size or self.model.size
         self.shape = self.model.latent_shape(self.frames, self.size)
         self._players: dict[str, Players] = {}
+        self._results: dict[Any, Any] = {}  # shared by the steps: most of their operators are alike
         self._steps: dict[tuple[str, str, bool], Step] = {}
 
     def _backbone(self, notes: list[str], strict: bool) -> FrozenFeatures | None:
@@ -197,8 +198,10 @@ class Networks:
                     checkpoint(network)  # whether it can
                     network.enable_gradient_checkpointing(recomputing(HALF.get(precision)))
                     stack.callback(network.disable_gradient_checkpointing)
-                measured = measure_step(self.method, players, self.shape, precision, self.recipe.training.batch)
-                self._steps[key] = measured
+                batch_of_recipe = self.recipe.training.batch
+                self._steps[key] = measure_step(
+                    self.method, players, self.shape, precision, batch_of_recipe, self._results
+                )
         return self._steps[key].of(batch)
 
     def least(self) -> tuple[int, int]:

@@ -42,7 +42,7 @@ class Shapes(TorchFunctionMode):
         if func in (Tensor.__getitem__, Tensor.__setitem__) and _masks(args):
             part = func(args[0], slice(None), *args[2:])
             return part.clone() if func is Tensor.__getitem__ else part
-        if func is F.scaled_dot_product_attention and args[0].device.type == "meta":
+        if func is F.scaled_dot_product_attention and (args or [kwargs["query"]])[0].device.type == "meta":
             return self._attention(*args, **kwargs)
         if self.dtype is not None and func in _LOWER:
             args, kwargs = self._cast(args, self.dtype), self._cast(kwargs, self.dtype)
@@ -51,14 +51,15 @@ class Shapes(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _attention(
-        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
         is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
-        q, k, v = self._cast((q, k, v), self.dtype) if self.dtype is not None else (q, k, v)
-        aten: Any = torch.ops.aten
-        return aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
-        )[0]
+        if self.dtype is not None:
+            query, key, value = self._cast((query, key, value), self.dtype)
+        if enable_gqa:  # fewer keys than queries have heads, each used by several
+            key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], dim=-3) for t in (key, value))
+        kernel: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return kernel(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
     def _cast(self, value: Any, dtype: torch.dtype) -> Any:
         if isinstance(value, Tensor):

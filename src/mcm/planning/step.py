@@ -58,12 +58,17 @@ class Step:
 
 
 def measure_step(
-    method: Method, players: Players, shape: tuple[int, ...], precision: str, batch: int, seed: int = 0
+    method: Method,
+    players: Players,
+    shape: tuple[int, ...],
+    precision: str,
+    batch: int,
+    results: dict[Any, Any] | None = None,
 ) -> Step:
     """The step of `batch` clips at the moment of the run that needs the most (`Method.heaviest`).
 
     players: on the meta device, or real ones on the CPU (fp32), whose trained weights have gradients already. shape
-    (C, T, h, w): of one clip's latents.
+    (C, T, h, w): of one clip's latents. results: of the `Meter`.
     """
     model, discriminator = players.model, players.discriminator
     device = next(model.denoiser.parameters()).device
@@ -80,8 +85,8 @@ def measure_step(
             real_text=torch.zeros(frames, model.text.width, device=device),
         )
     networks = [*players.student.denoisers(), model.codec, players.motion, players.averaged_motion, discriminator]
-    meter = Meter(tensors(*networks))
-    rng = torch.Generator().manual_seed(seed)
+    meter = Meter(tensors(*networks), results)
+    rng = torch.Generator().manual_seed(0)
     mode = Shapes(HALF.get(precision))
     with meter, mode, _labelled(meter, method, players) as seen:
         turns = method.turns(players, material, rng)
