@@ -6,13 +6,14 @@ PYTEST_ARGS ?=
 QUICKSTART_ARGS ?=
 ZOO_ARGS ?=
 BENCH_ARGS ?=
+FULLSIZE_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint docs bench zoo ranks kills clean
+.PHONY: help setup quickstart test lint docs bench zoo ranks kills fullsize clean
 
 help:  ## name the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +54,9 @@ ranks: setup  ## compare 1, 2 and 4 processes: benchmarks/ranks.json (minutes)
 
 kills: setup  ## kill a run 20 times and go on: benchmarks/kills.json (half an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kills.py
+
+fullsize: setup  ## make a step of full-size teachers on the CPU: benchmarks/fullsize.json (an hour, 24 GB)
+	PYTHONPATH=src:tests $(BIN)/python benchmarks/fullsize.py $(FULLSIZE_ARGS)
 
 clean:  ## remove caches and build products; .venv and runs stay
 	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """Writes the README's figures from the JSON files in this folder.
 
-    python benchmarks/tables.py            write them
-    python benchmarks/tables.py --check    exit 1 where the README says something else
+python benchmarks/tables.py            write them
+python benchmarks/tables.py --check    exit 1 where the README says something else
 """
 
 from __future__ import annotations
@@ -87,7 +87,25 @@ def demo() -> str:
     return words.replace("for 0.5 minutes", "for half a minute")
 
 
-BLOCKS = {"quickstart": quickstart, "demo": demo, "zoo": zoo}
+def fullsize() -> str:
+    """Steps of full-size teachers beside their plans (`benchmarks/fullsize.py`)."""
+    report = json.loads((HERE / "fullsize.json").read_text())
+    lines = [
+        "| teacher | size | frames | checkpointing | peak, GB | planned, GB | planned / peak | seconds |",
+        "|" + "---|" * 8,
+    ]
+    for row in report["rows"]:
+        real, planned = row["peak_bytes"], row["planned_peak_bytes"]
+        assert row["weight_bytes"] == row["planned_weight_bytes"], "the weights of a plan are exact"
+        lines.append(
+            f"| {row['teacher']} | {row['size'][0]}x{row['size'][1]} | {row['frames']} "
+            f"| {'yes' if row['checkpointing'] else 'no'} | {real / 1e9:.2f} | {planned / 1e9:.2f} "
+            f"| {planned / real:.2f} | {row['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+BLOCKS = {"quickstart": quickstart, "demo": demo, "zoo": zoo, "fullsize": fullsize}
 
 
 def written(text: str) -> str:

@@ -57,11 +57,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {*METHODS, "recipe", "generate", "evaluation"},
     "recipes": RUNS,
     "distill": {*RUNS, "recipes", "encoding"},
+    "planning": {*RUNS, "recipes"},
     "bench": {*RUNS, "recipes", "distill"},
     "pocket": {*RUNS, "recipes", "distill", "bench"},
     "verify": {*RUNS, "recipes", "distill"},
     "app": {"errors", "output", "data", "samplers", "generate"},
-    "cli": {*RUNS, "recipes", "distill", "bench", "export", "prepare", "verify", "app"},
+    "cli": {*RUNS, "recipes", "distill", "bench", "export", "planning", "prepare", "verify", "app"},
     "__main__": {"cli"},
 }
 # The laboratory is data like any other: only where a name becomes a folder or a source is it known of.

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from mcm.evaluation.run import evaluate as evaluate
     from mcm.export import export as export
     from mcm.generate import generate as generate
+    from mcm.planning import plan as plan
     from mcm.prepare import prepare as prepare
     from mcm.verify import verify_resume as verify_resume
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "distill", "evaluate", "export", "generate", "prepare", "verify_resume"]
+__all__ = ["__version__", "distill", "evaluate", "export", "generate", "plan", "prepare", "verify_resume"]
 
 _HOMES = {
     "distill": "mcm.distill",
@@ -36,6 +37,7 @@ _HOMES = {
     "export": "mcm.export",
     "prepare": "mcm.prepare",
     "verify_resume": "mcm.verify",
+    "plan": "mcm.planning",
 }
 
 

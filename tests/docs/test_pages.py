@@ -33,7 +33,7 @@ from mcm.settings import settings
 LANGUAGES = {"bash", "python", "yaml", "text", "", "{ .text .equation }"}
 CALLS = {
     "distill": "mcm.distill", "generate": "mcm.generate", "evaluate": "mcm.evaluation.run", "bench": "mcm.bench",
-    "export": "mcm.export", "prepare": "mcm.prepare",
+    "export": "mcm.export", "plan": "mcm.planning", "prepare": "mcm.prepare",
 }  # fmt: skip
 # Other programs that pages name, only in blocks that say why they are not run, and where each comes from.
 OTHERS = {

@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": "Measure a student or a teacher against real videos.",
     "bench": "Distil, make and score every system of a suite alike.",
     "verify-resume": "Check that a run that was killed and goes on ends as one that was not.",
+    "plan": "Tell what a run costs in memory and time, and which settings fit.",
     "export": "Write a student for diffusers, peft or ComfyUI.",
     "demo": "Show students and teachers side by side on a web page.",
     "list": "Name the teachers, students, recipes, methods, samplers and motion representations.",

@@ -168,6 +168,11 @@ class Method(ABC):
         """From where to where, in shares of the run, a player trains."""
         return 0.0, 1.0
 
+    @property
+    def heaviest(self) -> float:
+        """A share of the run at which a step needs the most memory; plans measure that one."""
+        return 1 - 1e-6  # past adversarial_start and all stages
+
     def decay(self, progress: float, after: float) -> float | None:
         """Of the averaged target after an update between these shares of the run; None where it stays as it is."""
         return self.target_decay

@@ -82,6 +82,11 @@ class Lightning(Method):
     def span(self, player: str) -> tuple[float, float]:
         return (1 / len(self.phases), 1.0) if player == "discriminator" else (0.0, 1.0)
 
+    @property
+    def heaviest(self) -> float:
+        """In the first conditional phase: its discriminator sees the clips of before the step beside them."""
+        return 1.5 / len(self.phases)
+
     def decay(self, progress: float, after: float) -> float | None:
         """0, the student itself becomes the teacher, where a stage ends."""
         return 0.0 if self.phase(progress).steps != self.phase(after).steps else None

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mcm.diffusion.paths import NoisePath, RectifiedFlow, path_from_config
 from mcm.errors import UserError, nearest
 from mcm.models.codec import VideoCodec
@@ -16,7 +18,8 @@ from mcm.models.text import TextEncoder
 def read_scheduler(folder: Path) -> tuple[dict[str, Any], NoisePath, str]:
     """A pipeline folder's scheduler configuration, the noise path it describes, and the prediction type."""
     config = read_json(component(folder, "scheduler") / "scheduler_config.json", f"model {folder}")
-    path = path_from_config(config)
+    with torch.device("cpu"):  # a table of numbers, also where networks are shapes alone (the meta device)
+        path = path_from_config(config)
     if isinstance(path, RectifiedFlow) and config.get("prediction_type") in (None, "flow_prediction"):
         return config, path, "flow"  # FlowMatchEulerDiscreteScheduler knows no other, and does not say so
     return config, path, str(config.get("prediction_type", "epsilon"))

@@ -107,8 +107,10 @@ def load_network(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) ->
     CPU, in `dtype` whatever precision stores it.
 
     UserError where weights are absent, pickled, broken or incomplete: a weight that is not in the file would
-    stay random.
+    stay random. Inside `with torch.device("meta")` no weights are read: the network is its configuration's shapes.
     """
+    if torch.get_default_device().type == "meta":
+        return _shapes(kind, folder, dtype)
     names = [path.name for path in folder.glob("*.safetensors")]
     if not names:
         raise UserError(
@@ -134,6 +136,24 @@ def load_network(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) ->
             f"{folder}: the file lacks {len(missing)} weight(s) of {kind.__name__}, {missing[0]} among them; "
             "download the model again"
         )
+    return network.eval().requires_grad_(False)
+
+
+def _shapes(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """The network that the config.json in `folder` describes, without weights (torch's meta device)."""
+    read_json(folder / "config.json", f"model {folder}")
+    try:
+        if hasattr(kind, "from_config"):  # diffusers
+            network = kind.from_config(kind.load_config(folder, local_files_only=True))
+        else:
+            network = kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder}: config.json does not describe a {kind.__name__}: {reason}") from error
+    kept = set(getattr(kind, "_keep_in_fp32_modules", None) or ()) if hasattr(kind, "from_config") else set()
+    for name, weight in (*network.named_parameters(), *network.named_buffers()):
+        if weight.is_floating_point() and not kept & set(name.split(".")):
+            weight.data = weight.data.to(dtype)
     return network.eval().requires_grad_(False)
 
 
