@@ -229,6 +229,10 @@ class DiscriminatorConfig(Group):
     augmentation: float = Field(
         default=1.0, ge=0, le=1, description="strength of DiffAugment on its frames; 0: none"
     )
+    augmentation_policy: tuple[Literal["color", "translation", "cutout"], ...] = Field(
+        default=("color", "translation", "cutout"),
+        description="kinds of DiffAugment; colours hide from the discriminator whether brightness and contrast drift",
+    )
 
 
 class Recipe(Group):

@@ -45,6 +45,8 @@ def expected(field: FieldInfo) -> str:
     base, optional = _base(field)
     if get_origin(base) is Literal:
         words = "one of " + ", ".join(get_args(base))
+    elif get_origin(base) is tuple and get_origin(get_args(base)[0]) is Literal:
+        words = f"some of {', '.join(get_args(get_args(base)[0]))}, with commas between them (or a JSON list)"
     elif get_origin(base) is tuple:
         words = {int: "HEIGHTxWIDTH", float: "two numbers with a comma between them"}.get(
             get_args(base)[0], "texts with commas between them (or a JSON list)"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from mcm.models.augment import augment, colour, cutout, translate
+from mcm.models.augment import HOLE, POLICY, augment, colour, cutout, translate
 
 
 def frames(count: int = 3, height: int = 16, width: int = 24) -> torch.Tensor:
@@ -69,3 +70,19 @@ def test_strength_scales_every_range_and_none_changes_nothing() -> None:
     assert (hole == 0).flatten(1).sum(1).tolist() == [3 * 4 * 4] * 3
     moved = translate(ones, *torch.full((2, 3), 0.999), shift=0.0625)
     assert int((moved[0, 0] != 0).sum()) == 15 * 15
+
+
+@pytest.mark.parametrize("kind", POLICY)
+def test_a_policy_leaves_the_other_kinds_out(kind):
+    """Alone each kind does what it does among the others: the draws are the same."""
+    x = torch.rand((4, 3, 16, 16), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    alone = augment(x, torch.Generator().manual_seed(3), 1.0, (kind,))
+    draws = torch.rand((4, 7), generator=torch.Generator().manual_seed(3))
+    b, s, c, *places = draws.unbind(-1)
+    wanted = {
+        "color": colour(x, b - 0.5, 2 * s, 0.5 + c), "translation": translate(x, places[0], places[1]),
+        "cutout": cutout(x, places[2], places[3], HOLE),
+    }  # fmt: skip
+    torch.testing.assert_close(alone, wanted[kind])
+    assert not torch.equal(alone, x)
+    assert torch.equal(augment(x, torch.Generator().manual_seed(3), 1.0, ()), x)

@@ -3,28 +3,38 @@ bare one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+POLICY = ("color", "translation", "cutout")  # in DiffAugment's words
 SHIFT = 0.125  # translation: at most this share of the side, either way
 HOLE = 0.5  # cutout: the side of the hole, as a share of the picture's
 
 
-def augment(frames: Tensor, rng: torch.Generator, strength: float = 1.0) -> Tensor:
-    """Colour, translation and cutout of frames (N, 3, H, W) in [-1, 1], drawn for each frame. Same shape.
+def augment(
+    frames: Tensor, rng: torch.Generator, strength: float = 1.0, policy: Sequence[str] = POLICY
+) -> Tensor:
+    """Colour, translation and cutout, those of them that `policy` names, of frames (N, 3, H, W) in [-1, 1], drawn for each
+    frame. Same shape.
 
     strength: in [0, 1], of the paper's ranges and of the hole's side; 1 is the paper's, 0 changes nothing. What moves
     in from outside and what is cut out is 0, middle grey. Colours are not clipped. Differentiable in `frames`; the
-    draws depend on N alone, so that pictures of another size get the same treatment.
+    draws depend on N alone, so that pictures of another size, and other policies, get the same treatment.
     """
     draws = torch.rand((len(frames), 7), generator=rng, device=rng.device).to(frames.device)
     brightness, saturation, contrast, *places = draws.to(frames.dtype).unbind(-1)
-    frames = colour(
-        frames, strength * (brightness - 0.5), 1 + strength * (2 * saturation - 1), 1 + strength * (contrast - 0.5)
-    )
-    frames = translate(frames, places[0], places[1], strength * SHIFT)
-    return cutout(frames, places[2], places[3], strength * HOLE)
+    if "color" in policy:
+        frames = colour(
+            frames, strength * (brightness - 0.5), 1 + strength * (2 * saturation - 1), 1 + strength * (contrast - 0.5)
+        )
+    if "translation" in policy:
+        frames = translate(frames, places[0], places[1], strength * SHIFT)
+    if "cutout" in policy:
+        frames = cutout(frames, places[2], places[3], strength * HOLE)
+    return frames
 
 
 def colour(frames: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:

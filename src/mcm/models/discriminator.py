@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
+from mcm.models.augment import POLICY
 from mcm.models.augment import augment as augmented
 from mcm.models.features import FrozenFeatures
 
@@ -75,14 +76,15 @@ class FrameDiscriminator(nn.Module):
         head_width: int = 64,
         conditioning: bool = True,
         augment: float = 1.0,
+        policy: Sequence[str] = POLICY,
         rng: torch.Generator | None = None,
     ) -> None:
         """text_dim: E of the pooled text. conditioning: whether the heads hear the text. augment: strength in [0, 1] of
-        the augmentation of its frames, 0 is none. rng: draws the initial weights; without it torch's global generator
-        does."""
+        the augmentation of its frames, 0 is none; policy: its kinds. rng: draws the initial weights;
+        without it torch's global generator does."""
         super().__init__()
         self.features = features
-        self.augment = augment
+        self.augment, self.policy = augment, policy
         self.conditioning = conditioning
         with _seeded(rng):
             self.heads = nn.ModuleDict(
@@ -108,7 +110,7 @@ class FrameDiscriminator(nn.Module):
         if self.augment:
             if rng is None:
                 raise ValueError("this discriminator augments its frames: expected a generator rng, got None")
-            frames = augmented(frames, rng, self.augment)
+            frames = augmented(frames, rng, self.augment, self.policy)
         return self.features(frames)
 
     def from_features(self, features: Sequence[Tensor], text: Tensor | None = None) -> list[Tensor]:

@@ -46,6 +46,7 @@ def make_players(recipe: Recipe, model: VideoModel, method: Method, start: Path 
             model.text.width,
             recipe.discriminator.head_width,
             augment=recipe.discriminator.augmentation,
+            policy=recipe.discriminator.augmentation_policy,
             rng=rng,
         ).to(next(model.denoiser.parameters()).device)
     return Players(model, student, motion, copy.deepcopy(motion).requires_grad_(False), discriminator)
