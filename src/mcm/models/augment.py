@@ -17,8 +17,8 @@ HOLE = 0.5  # cutout: the side of the hole, as a share of the picture's
 def augment(
     frames: Tensor, rng: torch.Generator, strength: float = 1.0, policy: Sequence[str] = POLICY
 ) -> Tensor:
-    """Colour, translation and cutout, those of them that `policy` names, of frames (N, 3, H, W) in [-1, 1], drawn for each
-    frame. Same shape.
+    """Colour, translation and cutout, those of them that `policy` names, of frames (N, 3, H, W) in [-1, 1], drawn for
+    each frame. Same shape.
 
     strength: in [0, 1], of the paper's ranges and of the hole's side; 1 is the paper's, 0 changes nothing. What moves
     in from outside and what is cut out is 0, middle grey. Colours are not clipped. Differentiable in `frames`; the
