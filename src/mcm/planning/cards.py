@@ -24,7 +24,8 @@ class Card(NamedTuple):
     fp16: float
 
 
-# The figures of the documents named here, as public summaries repeat them. Dense: where a data sheet states those "with sparsity", they are half of its. The GeForce cards' tensor cores
+# The figures of the documents named here, as public summaries repeat them. Dense:
+# where a data sheet states those "with sparsity", they are half of its. The GeForce cards' tensor cores
 # are half as fast where they accumulate in float32, as training does.
 CARDS = {
     "v100": Card(32, 900, 15.7, None, None, 125),  # NVIDIA V100 data sheet, SXM2 32 GB
