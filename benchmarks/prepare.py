@@ -2,6 +2,7 @@
 
     python benchmarks/prepare.py                    everything, into benchmarks/prepare.json (about half an hour)
     python benchmarks/prepare.py --films DIR        real films in DIR besides those of the packages for development
+    python benchmarks/prepare.py --parts restart    these parts alone, the others stay as they are in the file
     python benchmarks/prepare.py --clips 50 100 --copies 20 --kills 2 --out trial.json
 
 memory: peak resident bytes of the process and of its workers, for sources of several lengths. restart: seconds from
@@ -16,7 +17,6 @@ import argparse
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -39,13 +39,23 @@ HERE = Path(__file__).parent
 TEACHER = "pocket-modelscope"
 WORKERS = 2
 SHARD = 64
-# Tells when each phase began, in seconds since the call.
+PARTS = ("memory", "restart", "damaged", "kills")
+# Tells when each phase began, in seconds since the call, and how long loading the teacher took of them.
 TIMED = """
 import json, sys, time
 import mcm.prepare
-told = {}
+told, module = {}, sys.modules["mcm.prepare"]
+load = module.load_video_model
+
+def loaded(*given):
+    begun = time.monotonic()
+    model = load(*given)
+    told["loaded in"] = time.monotonic() - begun
+    return model
+
+module.load_video_model = loaded
 begun = time.monotonic()
-mcm.prepare(sys.argv[1], sys.argv[2], sys.argv[3], shard_size=int(sys.argv[4]),
+module.prepare(sys.argv[1], sys.argv[2], sys.argv[3], shard_size=int(sys.argv[4]),
     progress=lambda what, *_: told.setdefault(what, time.monotonic() - begun))
 told["end"] = time.monotonic() - begun
 print(json.dumps(told))
@@ -106,17 +116,11 @@ def restarts(source: Path, out: Path) -> dict[str, Any]:
     before = last.read_bytes()
     last.unlink()
     told = timed()
-    # until the teacher is loaded: reading the list. Then: its networks, looking at the shards, one clip.
-    loading = subprocess.run(
-        [sys.executable, "-c", "import time, mcm.prepare; from mcm.models.video import load_video_model as load; "
-         f"t = time.monotonic(); load({TEACHER!r}); print(time.monotonic() - t)"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
     return {
         "shards": len(list(out.glob("shard-*"))), "seconds_nothing_left": round(nothing_left, 2),
         "seconds_to_first_clip": round(told["preparing"], 2),
-        "seconds_loading_the_teacher": round(float(loading.stdout), 2),
-        "seconds_of_the_restart": round(told["preparing"] - float(loading.stdout), 2),
+        "seconds_loading_the_teacher": round(told["loaded in"], 2),
+        "seconds_of_the_restart": round(told["preparing"] - told["loaded in"], 2),
         "the_shard_is_the_same": last.read_bytes() == before,
     }  # fmt: skip
 
@@ -201,28 +205,32 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--films", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=HERE / "prepare.json")
     given = parser.parse_args()
     rng = random.Random(given.seed)
+    report: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
     with tempfile.TemporaryDirectory(prefix="mcm-prepare-") as folder:
         place = Path(folder)
-        rendered(place / "all", max(given.clips))
-        rows, source = [], place
-        for count in sorted(given.clips):
-            source = place / f"clips-{count}"
-            source.mkdir()
+        counts = sorted(given.clips if "memory" in given.parts else [min(given.clips), max(given.clips)])
+        rendered(place / "all", counts[-1])
+        sources = [place / f"clips-{count}" for count in counts]
+        for count, source in zip(counts, sources, strict=True):
+            source.mkdir(exist_ok=True)
             for path in sorted((place / "all").iterdir())[: 2 * count]:
                 (source / path.name).symlink_to(path)
-            shutil.rmtree(place / "out", ignore_errors=True)
-            rows.append(memory(source, place / "out"))
-            print(rows[-1], flush=True)
-        report: dict[str, Any] = {"memory": rows, "restart": restarts(source, place / "out")}
-        print(report["restart"], flush=True)
-        report["damaged"] = damaged(place, real_films(given.films), given.copies, rng)
-        print(report["damaged"], flush=True)
-        report["kills"] = killed(place / f"clips-{min(given.clips)}", place, given.kills, rng)
+        if "memory" in given.parts:
+            report["memory"] = [memory(source, place / f"out-{source.name}") for source in sources]
+        if "restart" in given.parts:
+            out = place / f"out-{sources[-1].name}"
+            subprocess.run(command(sources[-1], out), check=True)  # nothing where it is done
+            report["restart"] = restarts(sources[-1], out)
+        if "damaged" in given.parts:
+            report["damaged"] = damaged(place, real_films(given.films), given.copies, rng)
+        if "kills" in given.parts:
+            report["kills"] = killed(sources[0], place, given.kills, rng)
     write_json(given.out, {**report, "provenance": provenance()})
-    print(f"{report['kills']}: {given.out}")
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

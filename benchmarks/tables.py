@@ -87,6 +87,23 @@ def demo() -> str:
     return words.replace("for 0.5 minutes", "for half a minute")
 
 
+def prepare() -> str:
+    """Memory, restarts, damage and kills of `mcm prepare` (`benchmarks/prepare.py`)."""
+    report = json.loads((HERE / "prepare.json").read_text())
+    peaks = " / ".join(f"{row['peak_bytes_process'] / 1e6:.0f}" for row in report["memory"])
+    clips = " / ".join(f"{row['clips']:,}" for row in report["memory"])
+    restart, damaged, kills = report["restart"], report["damaged"], report["kills"]
+    same = "the same files" if kills["the_same_files"] else "**other files**"
+    return (
+        f"Measured (`benchmarks/prepare.json`): the process takes {peaks} MB at its peak for {clips} clips. A restart "
+        f"costs {restart['seconds_of_the_restart']:.2f} s besides loading the teacher, with {restart['shards']} "
+        f"shards; where nothing is left to do {restart['seconds_nothing_left']:.2f} s. Of {damaged['films']} films of "
+        f"camera footage and {damaged['damaged_copies']} damaged copies {damaged['decoded']} were decoded and "
+        f"{damaged['named_with_a_reason']} named with a reason. {kills['kills']} times killed at random moments, it "
+        f"ended with {same} as undisturbed."
+    )
+
+
 def fullsize() -> str:
     """Steps of full-size teachers beside their plans (`benchmarks/fullsize.py`)."""
     report = json.loads((HERE / "fullsize.json").read_text())
@@ -105,7 +122,7 @@ def fullsize() -> str:
     return "\n".join(lines)
 
 
-BLOCKS = {"quickstart": quickstart, "demo": demo, "zoo": zoo, "fullsize": fullsize}
+BLOCKS = {"quickstart": quickstart, "prepare": prepare, "demo": demo, "zoo": zoo, "fullsize": fullsize}
 
 
 def written(text: str) -> str:
