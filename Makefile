@@ -7,13 +7,14 @@ QUICKSTART_ARGS ?=
 ZOO_ARGS ?=
 BENCH_ARGS ?=
 FULLSIZE_ARGS ?=
+PREPARATION_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint docs bench zoo ranks kills fullsize clean
+.PHONY: help setup quickstart test lint docs bench zoo ranks kills fullsize preparation clean
 
 help:  ## name the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +58,9 @@ kills: setup  ## kill a run 20 times and go on: benchmarks/kills.json (half an h
 
 fullsize: setup  ## make a step of full-size teachers on the CPU: benchmarks/fullsize.json (an hour, 24 GB)
 	PYTHONPATH=src:tests $(BIN)/python benchmarks/fullsize.py $(FULLSIZE_ARGS)
+
+preparation: setup  ## memory, restarts, damaged films and kills of mcm prepare: benchmarks/prepare.json (a quarter of an hour)
+	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prepare.py $(PREPARATION_ARGS)
 
 clean:  ## remove caches and build products; .venv and runs stay
 	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis

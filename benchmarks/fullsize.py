@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -22,6 +20,9 @@ import psutil
 import torch
 from tiny import tiny_tokenizer
 from torch import nn
+
+from mcm.evaluation.report import provenance
+from mcm.output import write_json
 
 RESULTS = Path(__file__).with_name("fullsize.json")
 FREE = 1.1  # a row is made where so many times its planned bytes are free
@@ -141,15 +142,6 @@ def one_row(teacher: str, side: int, frames: int, root: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def provenance() -> dict[str, Any]:
-    return {
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/fullsize"), help="folder of configurations")
@@ -178,8 +170,8 @@ def main() -> None:
         if "left_out" in row:
             continue
         told["rows"].append(row)
-        told["provenance"] = provenance()
-        RESULTS.write_text(json.dumps(told, indent=1) + "\n")
+        told["provenance"] = {**provenance(), "threads": torch.get_num_threads()}
+        write_json(RESULTS, told)
 
 
 if __name__ == "__main__":

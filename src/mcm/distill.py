@@ -30,7 +30,7 @@ from mcm.evaluation.report import provenance
 from mcm.methods.base import Method, Players
 from mcm.models.fingerprint import fingerprint
 from mcm.models.video import VideoModel, load_video_model
-from mcm.output import Progress, silent, whole, write_json
+from mcm.output import Progress, silent, write_json, write_tensors
 from mcm.recipe import Recipe
 from mcm.training.average import PowerAverage
 from mcm.training.device import autocast, chosen_device
@@ -182,17 +182,9 @@ def _finish(
     size: tuple[int, int], folder: Path,
 ) -> StudentCard:  # fmt: skip
     """Save the student's weights, the motion head and, last, the card."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     players.student.save(folder)
     if any(True for _ in players.motion.parameters()):
-        path = folder / "motion.safetensors"
-        with whole(path) as partial:
-            try:
-                save_file(players.averaged_motion.state_dict(), partial)
-            except SafetensorError as error:  # how its writer says that the disk is full
-                raise UserError(f"cannot write {path}: {error}; free some space and run the command again") from error
+        write_tensors(folder / "motion.safetensors", players.averaged_motion.state_dict())
     lora = recipe.student.kind == "lora"
     sampler = method.sampler()
     settings = {f.name: getattr(sampler, f.name) for f in fields(sampler) if f.name != "timestep_scaling"}
@@ -241,8 +233,7 @@ def material(
             pictures = open_pictures(data.images, size, progress)
         reports.append(pictures.report)
     if data.videos is not None and is_prepared(data.videos):
-        stride = 1 if data.stride is None and data.fps is None else data.stride
-        prepared = PreparedClips(data.videos, made_with(model, ClipReader(frames, size, stride, data.fps)))
+        prepared = PreparedClips(data.videos, made_with(model, ClipReader(frames, size, data.stride, data.fps)))
         reports.append(prepared.report)
         return prepared, pictures, reports
     keep = min(frames, 4) if recipe.method.adversary == "video" else 0

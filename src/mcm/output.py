@@ -51,6 +51,7 @@ def whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
         mode = part.stat().st_mode  # as the user's umask has it; safetensors' writer lets nobody else read
+        part.unlink()
         yield part
         os.chmod(part, mode)
         with open(part, "rb+") as file:
@@ -73,6 +74,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write indented JSON whole or not at all. UserError; ValueError for NaN, which JSON does not know."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file whole or not at all. Raises UserError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with whole(path) as part:
+        try:
+            save_file(dict(tensors), part, dict(metadata) if metadata else None)
+        except SafetensorError as error:  # how its writer says that the disk is full
+            raise UserError(f"cannot write {path}: {error}; free some space and run the command again") from error
 
 
 def to_yaml(data: Any) -> str:

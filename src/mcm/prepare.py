@@ -22,21 +22,21 @@ import torch
 from pydantic import Field, model_validator
 
 from mcm.data.captions import Entry
-from mcm.data.doctor import Measures, faults, sample_numbers, sample_sheet
+from mcm.data.doctor import Measures, sample_numbers, sample_sheet
 from mcm.data.files import opened
 from mcm.data.listing import items
 from mcm.data.manifest import Manifest, write_manifest
 from mcm.data.prepared import EMPTY, INDEX, SETTINGS, shard_name, write_index
 from mcm.data.readers import ClipReader, PictureReader, Reader, wanted
 from mcm.data.remote import RemoteFile, is_url
-from mcm.data.report import UnreadableError
-from mcm.data.shards import Shard, ShardDraft, write_tensors
+from mcm.data.report import SourceReport, UnreadableError
+from mcm.data.shards import Shard, ShardDraft, header
 from mcm.data.tars import Member
 from mcm.data.workers import Workers
 from mcm.encoding import ItemEncoder, Read, read_item
 from mcm.errors import UserError
 from mcm.models.video import VideoModel, load_video_model
-from mcm.output import Progress, claim, holds, silent, write_json
+from mcm.output import Progress, claim, holds, silent, write_json, write_tensors
 from mcm.settings import Group, checked
 
 LISTING, REPORT, SAMPLES = "listing.jsonl", "report.json", "samples.png"
@@ -147,8 +147,7 @@ def _listing(folder: Path, chosen: Preparation, progress: Progress) -> Manifest:
         progress(f"looking for {reader.what}", 0, 0)
         found, bad = items(chosen.source, wanted(reader))
         if not found:
-            first = f"; the first of {len(bad)} faults: {bad[0][0]}: {bad[0][1]}" if bad else ""
-            raise UserError(f"{chosen.source}: no {reader.what} in it{first}; expected {reader.layout}")
+            raise SourceReport(len(bad), 0, bad, reader.what, chosen.source).nothing(reader.layout)
         claim(folder, settings, SETTINGS)
         write_manifest(folder / LISTING, found, bad)
     return Manifest(folder / LISTING)
@@ -157,8 +156,7 @@ def _listing(folder: Path, chosen: Preparation, progress: Progress) -> Manifest:
 def _reader(chosen: Preparation, frames: int, size: tuple[int, int]) -> Reader:
     if chosen.images:
         return PictureReader(size)
-    stride = 1 if chosen.stride is None and chosen.fps is None else chosen.stride
-    return ClipReader(frames, size, stride, chosen.fps)
+    return ClipReader(frames, size, chosen.stride, chosen.fps)
 
 
 def _encoder(chosen: Preparation, model: VideoModel) -> ItemEncoder:
@@ -190,17 +188,28 @@ def _lost(entry: Entry, why: str) -> Read:
     return why
 
 
+def _opened(path: Path, mark: str, listing: str) -> Shard:
+    """A shard of this very preparation. UserError where it was made with something else, or is damaged."""
+    shard = Shard(path)
+    _check_made_alike(shard, mark, listing)
+    return shard
+
+
+def _check_made_alike(shard: Shard, mark: str, listing: str) -> None:
+    if (shard.mark, shard.listing) != (mark, listing):
+        raise UserError(f"{shard.path} was made with another teacher or list of items: choose another --out")
+
+
 def _stands(path: Path, mark: str, listing: str) -> bool:
-    """Whether a shard is made. UserError where it was made with something else; one that is damaged is not made."""
+    """Whether a shard is there and whole; one that is damaged is made anew. UserError for another run's."""
     if not path.exists():
         return False
     try:
         shard = Shard(path)
     except UserError as error:
-        _log.warning("%s; it is made anew", error)
+        _log.warning("%s is damaged and is made anew (%s)", path, error.__cause__)
         return False
-    if (shard.mark, shard.listing) != (mark, listing):
-        raise UserError(f"{path} was made with another teacher or list of items: choose another --out")
+    _check_made_alike(shard, mark, listing)
     return True
 
 
@@ -210,7 +219,8 @@ def _work(
 ) -> None:  # fmt: skip
     """Make the missing shards, one after the other, decoding ahead."""
     hidden, pooled = encoder.text("")
-    write_tensors(folder / EMPTY, {"hidden": hidden[None], "pooled": pooled[None]}, {"fingerprint": encoder.mark})
+    about = header({"fingerprint": encoder.mark})
+    write_tensors(folder / EMPTY, {"hidden": hidden[None], "pooled": pooled[None]}, about)
     done, left_out = (share - len(missing)) * chosen.shard_size, 0
     total = min(len(listing), share * chosen.shard_size)
 
@@ -242,24 +252,20 @@ def _finish(
     """Merge the shards of all ranks: report, samples, and last the index."""
     measures, dropped, files = Measures(), list(listing.faults), []
     for path in paths:
-        _stands(path, encoder.mark, listing.digest)
-        shard = Shard(path)
+        shard = _opened(path, encoder.mark, listing.digest)
         dropped += shard.dropped
         files.append((path, len(shard)))
         for item in shard.items:
             measures.add(item)
     used = sum(count for _, count in files)
     reader = encoder.reader
+    found = SourceReport(used + len(dropped), used, dropped, reader.what, chosen.source)
     if not used:
-        first = "; ".join(f"{name}: {why}" for name, why in dropped[:3])
-        raise UserError(
-            f"{chosen.source}: {len(dropped)} {reader.what}, 0 usable: "
-            f"{', '.join(f'{n} {kind}' for kind, n in faults(dropped).items())}. The first: {first}"
-        )
+        raise found.nothing(reader.layout)
     _samples(folder / SAMPLES, paths, [count for _, count in files], encoder.kept)
     report = {
         "source": chosen.source, "what": reader.what, "teacher": chosen.teacher,
-        "found": used + len(dropped), "used": used, "left out": faults(dropped), **measures.as_dict(),
+        "found": found.found, "used": used, "left out": found.counts(), **measures.as_dict(),
         "made with": encoder.made_with, "shards": len(files), "bytes": sum(path.stat().st_size for path, _ in files),
         "dropped": [{"name": name, "reason": why} for name, why in dropped],
     }  # fmt: skip

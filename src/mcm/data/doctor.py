@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from mcm.data.sheets import contact_sheet
@@ -52,21 +52,10 @@ class Measures:
 
 def quantiles(counts: Counter[float]) -> dict[str, float]:
     """least, 5 %, median, 95 % and most of the values that `counts` counts."""
-    values, total = sorted(counts), counts.total()
-    found: dict[str, float] = {}
-    for name, share in (("least", 0.0), ("5 %", 0.05), ("median", 0.5), ("95 %", 0.95), ("most", 1.0)):
-        rank, passed = max(1, math.ceil(share * total)), 0
-        for value in values:
-            passed += counts[value]
-            if passed >= rank:
-                found[name] = value
-                break
-    return found
-
-
-def faults(dropped: Iterable[tuple[str, str]]) -> dict[str, int]:
-    """How often each kind of fault was met, the most frequent first; see `report.UnreadableError`."""
-    return dict(Counter(reason.split(":")[0].strip() for _, reason in dropped).most_common())
+    shares = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
+    values, weights = [*counts.keys()], [*counts.values()]
+    found = np.quantile(values, [*shares.values()], weights=weights, method="inverted_cdf")
+    return dict(zip(shares, found.tolist(), strict=True))
 
 
 def sample_numbers(count: int) -> list[int]:

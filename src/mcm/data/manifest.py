@@ -30,10 +30,11 @@ class Manifest:
         digest = hashlib.sha256()
         try:
             self._file = open(path, "rb")  # noqa: SIM115 (it stays open)
-            head = json.loads(self._file.readline())
-            digest.update(json.dumps(head).encode())
+            line = self._file.readline()
+            head = json.loads(line)
+            digest.update(line)
             self.faults: list[tuple[str, str]] = [(name, reason) for name, reason in head["faults"]]
-            start = self._file.tell()
+            start = len(line)
             for line in self._file:
                 digest.update(line)
                 self._starts.append(start)
@@ -51,9 +52,6 @@ class Manifest:
         self._file.seek(self._starts[index])
         place, name, caption, fault = json.loads(self._file.readline())
         return Entry(_file(place), name, caption, fault)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def write_manifest(path: Path, entries: Sequence[Entry], faults: Sequence[tuple[str, str]]) -> None:

@@ -61,13 +61,10 @@ def open_videos(
     """
     from mcm.pocket import sources as pocket
 
-    if is_prepared(place):
-        raise UserError(f"{place} holds prepared latents, no films: only a run of distillation takes it")
+    _check_raw(place, "latents, no films")
     domain = pocket.domain(place)
     if domain is not None:
         return pocket.PocketClips(domain, frames, size, count, split)
-    if stride is None and fps is None:
-        stride = 1
     return VideoFolder(place, frames, size, stride, fps, progress=lambda i, n: progress("looking at the videos", i, n))
 
 
@@ -81,10 +78,17 @@ def open_pictures(
     """The pictures at `place`, each of `size` (H, W); see `open_videos`."""
     from mcm.pocket import sources as pocket
 
+    _check_raw(place, "pictures in shards")
     domain = pocket.domain(place)
     if domain is not None:
         return pocket.PocketPictures(domain, size, count, split)
     return PictureFolder(place, size, progress=lambda i, n: progress("looking at the pictures", i, n))
+
+
+def _check_raw(place: str, what: str) -> None:
+    """UserError for what `mcm prepare` made; in its folder lies a contact sheet, which is no picture of the source."""
+    if is_prepared(place):
+        raise UserError(f"{place} holds prepared {what}: only a run of distillation takes it")
 
 
 def open_pose(place: str | Path | Poses, frames: int, size: tuple[int, int]) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,6 @@ class _Prepared:
                 state = "is missing" if there is None else f"has {there} bytes instead of {shard['bytes']}"
                 raise UserError(f"{path} {state}: delete it and run the same `mcm prepare` again, it is made anew")
         self._open: OrderedDict[int, Shard] = OrderedDict()
-        self._empty: Text | None = None
         self.report = SourceReport(len(self), len(self), [], f"prepared {self.what}", str(folder))
 
     def __len__(self) -> int:
@@ -81,6 +81,10 @@ class _Prepared:
             raise IndexError(f"item {index} of {len(self)}")
         number = int(np.searchsorted(self._begins, index, side="right")) - 1
         return self._shard(number), index - int(self._begins[number])
+
+    def pooled(self, index: Sequence[int]) -> Tensor:
+        """The text encoder's pooled word on their captions, (N, E)."""
+        return torch.stack([shard.pooled(k) for shard, k in map(self._at, index)])
 
     def _shard(self, number: int) -> Shard:
         if number not in self._open:
@@ -103,18 +107,16 @@ class PreparedClips(_Prepared):
     def latents(self, index: Sequence[int]) -> Tensor:
         return torch.stack([shard.latents(k) for shard, k in map(self._at, index)])
 
-    def texts(self, index: Sequence[int]) -> Text | None:
-        empty = self.empty_text()
-        assert empty is not None
-        found = [shard.text(k, empty[0].shape[1]) for shard, k in map(self._at, index)]
+    def texts(self, index: Sequence[int]) -> Text:
+        length = self.empty_text()[0].shape[1]
+        found = [shard.text(k, length) for shard, k in map(self._at, index)]
         return torch.stack([hidden for hidden, _ in found]), torch.stack([pooled for _, pooled in found])
 
-    def empty_text(self) -> Text | None:
-        if self._empty is None:
-            self._empty = self._read_empty()
+    def empty_text(self) -> Text:
         return self._empty
 
-    def _read_empty(self) -> Text:
+    @cached_property
+    def _empty(self) -> Text:
         path = self.folder / EMPTY
         try:
             with safe_open(path, "pt") as file:
@@ -140,10 +142,6 @@ class PreparedPictures(_Prepared):
 
     def __iter__(self) -> Iterator[Picture]:
         return (self[k] for k in range(len(self)))
-
-    def pooled(self, index: Sequence[int]) -> Tensor:
-        """The text encoder's pooled word on their captions, (N, E)."""
-        return torch.stack([shard.pooled(k) for shard, k in map(self._at, index)])
 
 
 def is_prepared(place: str) -> bool:

@@ -28,7 +28,8 @@ VIDEO_SUFFIXES = (
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads clips of `frames` frames of `size` (H, W); stride or fps: see `video.read_clip`. crop: "center", "random".
+    """Reads clips of `frames` frames of `size` (H, W); stride (1 where neither is given) or fps: see
+    `video.read_clip`. crop: "center" or "random".
 
     look and read raise `UnreadableError` for a file that cannot be used.
     """
@@ -49,6 +50,8 @@ class ClipReader:
     def __post_init__(self) -> None:
         if self.stride is not None and self.fps is not None:
             raise UserError(f"stride is {self.stride} and fps is {self.fps}: give one of them")
+        if self.fps is None and self.stride is None:
+            object.__setattr__(self, "stride", 1)  # frozen; so that equal ways of reading are equal
 
     def look(self, entry: Entry) -> VideoInfo:
         """What the header says, which is long enough."""

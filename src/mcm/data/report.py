@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from mcm.errors import UserError
+
 
 class UnreadableError(Exception):
     """A file that cannot be used; `reason` says why, in words for a person. Its words up to the first colon
@@ -38,8 +40,21 @@ class SourceReport:
         """ "9 no caption, 3 too short": the faults counted by kind, the most frequent first; empty if there
         are none.
         """
-        counts = Counter(reason.split(":")[0].strip() for _, reason in self.dropped)
-        return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+        return ", ".join(f"{count} {kind}" for kind, count in self.counts().items())
+
+    def counts(self) -> dict[str, int]:
+        """How often each kind of fault was met, the most frequent first."""
+        return dict(Counter(reason.split(":")[0].strip() for _, reason in self.dropped).most_common())
+
+    def nothing(self, expected: str) -> UserError:
+        """The error where none can be used."""
+        if not self.found:
+            return UserError(f"{self.where}: no {self.what} in it; expected {expected}")
+        first = "; ".join(self.lines()[:3])
+        return UserError(
+            f"{self.where}: {self.found} {self.what}, 0 usable: {self.kinds()}. "
+            f"The first: {first}. Expected {expected}"
+        )
 
     def summary(self) -> str:
         """One line: "clips/: 12 videos, 9 usable, 3 left out (2 no caption, 1 too short)"."""

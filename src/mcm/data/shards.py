@@ -23,13 +23,12 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mcm.data.encode import as_pixels
 from mcm.data.pictures import UnreadablePicture, decode_picture
 from mcm.errors import UserError
-from mcm.output import whole
+from mcm.output import write_tensors
 
 Text = tuple[Tensor, Tensor]  # of one caption: hidden (L, D) and pooled (E,); or of several, (B, L, D) and (B, E)
 
@@ -81,18 +80,12 @@ class ShardDraft:
             tensors["jpeg"] = torch.from_numpy(np.frombuffer(b"".join(self._jpegs), np.uint8).copy())
             tensors["ends"] = torch.tensor([len(jpeg) for jpeg in self._jpegs]).cumsum(0)
         about = {"fingerprint": mark, "listing": listing, "items": self.items, "dropped": self.dropped}
-        write_tensors(path, tensors, about)
+        write_tensors(path, tensors, header(about))
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> None:
-    """A safetensors file, whole or not at all. Raises UserError."""
-    # one entry, for safetensors writes several in any order: the same content is the same file
-    header = {"about": json.dumps(about, ensure_ascii=False)}
-    with whole(path) as partial:
-        try:
-            save_file(tensors, partial, header)
-        except SafetensorError as error:  # how its writer says that the disk is full
-            raise UserError(f"cannot write {path}: {error}; free some space and run the command again") from error
+def header(about: Mapping[str, Any]) -> dict[str, str]:
+    """A file's metadata in one entry: safetensors writes several in any order, which would make different files."""
+    return {"about": json.dumps(about, ensure_ascii=False)}
 
 
 def _without_padding(hidden: Tensor) -> Tensor:
@@ -150,12 +143,6 @@ class Shard:
                 f"{self.path}: a frame of {self.items[k]['name']} is {error.reason}: {self._again}"
             ) from error
         return torch.from_numpy(pixels).permute(2, 0, 1)
-
-    def check(self) -> None:
-        """Read all of its numbers; raises as the class says."""
-        for name in self._file.keys():  # noqa: SIM118 (no mapping)
-            if not bool(self._part(name, slice(None)).isfinite().all()):
-                raise UserError(f"{self.path}: NaN or infinity in {name}: {self._again}")
 
     def _text(self, k: int) -> int:
         return int(self._index("text")[k])

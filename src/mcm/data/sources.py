@@ -88,7 +88,7 @@ class _Folder(ABC, Generic[Item]):
             if progress is not None:
                 progress(k + 1, len(found))
         if not self._entries:
-            raise self._nothing(reader.layout)
+            raise self.report.nothing(reader.layout)
 
     @abstractmethod
     def _read(self, entry: Entry, rng: torch.Generator | None) -> Item:
@@ -114,7 +114,7 @@ class _Folder(ABC, Generic[Item]):
             item = self._try((index + k) % count, rng)
             if item is not None:
                 return item
-        raise self._nothing("at least one file that can be read")
+        raise self.report.nothing("at least one file that can be read")
 
     def read(self, index: int, rng: torch.Generator | None = None) -> Item:
         """The same as indexing, with an `rng`."""
@@ -138,16 +138,6 @@ class _Folder(ABC, Generic[Item]):
             self.report.drop(entry.name, error.reason)
             _log.warning("%s: left out %s: %s", self.report.where, entry.name, error.reason)
             return None
-
-    def _nothing(self, expected: str) -> UserError:
-        report = self.report
-        if not report.found:
-            return UserError(f"{report.where}: no {report.what} in it; expected {expected}")
-        first = "; ".join(report.lines()[:3])
-        return UserError(
-            f"{report.where}: {report.found} {report.what}, 0 usable: {report.kinds()}. "
-            f"The first: {first}. Expected {expected}"
-        )
 
 
 class VideoFolder(_Folder[Clip]):

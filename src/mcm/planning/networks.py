@@ -120,7 +120,8 @@ class Networks:
             if self.features is not None:
                 settings = recipe.discriminator
                 discriminator = FrameDiscriminator(
-                    self.features, model.text.width, settings.head_width, augment=settings.augmentation
+                    self.features, model.text.width, settings.head_width, augment=settings.augmentation,
+                    policy=settings.augmentation_policy,
                 )
         players = Players(model, student, motion, copy.deepcopy(motion).requires_grad_(False), discriminator)
         for weight in self._trained(players):

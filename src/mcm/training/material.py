@@ -62,12 +62,13 @@ class Material:
         if self.pictures is not None:
             chosen = torch.randint(len(self.pictures), (count,), generator=rng).tolist()
             pictures = [self.pictures[i] for i in chosen]
-            if isinstance(self.pictures, PreparedPictures):
-                pooled = self.pictures.pooled(chosen).to(self.device)
-            else:
-                pooled = self.text([p.caption for p in pictures]).pooled
-            return torch.stack([p.image for p in pictures]), pooled
+            kept = self.pictures.pooled(chosen) if isinstance(self.pictures, PreparedPictures) else None
+            return torch.stack([p.image for p in pictures]), self._pooled(kept, [p.caption for p in pictures])
         clips = torch.randint(len(self.clips), (count,), generator=rng).tolist()
         moments = torch.randint(self.clips.kept, (count,), generator=rng).tolist()
         frames = torch.stack([self.clips.frame(clip, k) for clip, k in zip(clips, moments, strict=True)])
-        return frames.float() / 127.5 - 1, self._text(clips).pooled
+        return frames.float() / 127.5 - 1, self._pooled(self.clips.pooled(clips), self.clips.said(clips))
+
+    def _pooled(self, kept: Tensor | None, captions: list[str]) -> Tensor:
+        """(N, E), kept or from the text encoder."""
+        return self.text(captions).pooled if kept is None else kept.to(self.device)
