@@ -22,4 +22,6 @@ def films() -> list[Path]:
         spec = importlib.util.find_spec(module)
         for folder in (spec.submodule_search_locations or []) if spec else []:
             found += Path(folder).rglob("*")
-    return sorted({path.resolve() for path in found if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()})
+    # The same packages have pictures (.gif) and sounds (.ogg), in folders of their own.
+    kept = [path for path in found if path.parent.name not in ("image", "audio")]
+    return sorted({path.resolve() for path in kept if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()})

@@ -177,7 +177,8 @@ class Film:
     def _info(self, count: bool) -> VideoInfo:
         stream, context = self.stream, self.stream.codec_context
         rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
-        if stream.start_time is None:  # no timestamps: the guess reads the codec's own header
+        timeless = stream.start_time is None  # a bare stream: its duration is a guess from a bit rate
+        if timeless:  # the guessed rate reads the codec's own header
             rates = [stream.guessed_rate, stream.average_rate, stream.base_rate]
         fps = next((float(r) for r in rates if r and 0 < r <= _FASTEST), 0.0)
         seconds = float(stream.duration * self.tick) if stream.duration else 0.0
@@ -186,7 +187,7 @@ class Film:
         frames = stream.frames
         if self._input().format.name == "gif" and frames and seconds > 0:
             fps = frames / seconds  # FFmpeg's mean is the first delay, rounded to the clock of 1/100 s
-        if count or not fps or seconds <= 0:
+        if count or timeless or not fps or seconds <= 0:
             frames, seconds = self._count(fps)
             fps = fps or (frames / seconds if seconds else 0.0)
         if not frames and seconds <= 0:

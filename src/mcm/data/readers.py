@@ -21,7 +21,7 @@ from mcm.errors import UserError
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".m2v", ".ts",
     ".mts", ".m2ts", ".vob", ".3gp", ".3g2", ".ogv", ".mxf", ".dv", ".gif", ".apng", ".mjpg", ".mjpeg",
-    ".y4m", ".h264", ".nut",
+    ".y4m", ".h264", ".nut", ".f4v", ".m1v", ".ogg", ".ogm", ".rm", ".rmvb", ".swf",
 )
 # fmt: on
 
