@@ -121,7 +121,7 @@ class DataConfig(Group):
     """Where clips, pictures and prompts come from. Paths are relative to where the command is run.
 
     A folder, a table, WebDataset tars, a URL of these, or the laboratory's own endless renderings:
-    "pocket:broadcast", "pocket:studio", "pocket:toon", "pocket:relief".
+    "pocket:broadcast", "pocket:studio", "pocket:toon", "pocket:relief" (of which prompts are the captions).
     """
 
     videos: str | None = Field(default=None, description="folder, table, tar or URL of videos with captions")

@@ -136,7 +136,9 @@ def test_bases_take_turns_and_an_interrupted_run_ends_as_an_uninterrupted_one(fo
 
 
 def test_the_teachers_own_base_is_back_when_a_step_fails(folder: Path, tmp_path: Path) -> None:
-    trainer, _ = make_trainer(folder, tmp_path / "run", name=NAME, bases=names(folder)[1:])
+    trainer, _ = make_trainer(folder, tmp_path / "run", name=NAME, bases=names(folder))
+    trainer.update = 1  # the second base's turn
+    other = spatial(load_video_model(folder / "built" / "animatediff").denoiser)
     before, inside = own(trainer.players), []
 
     def failing(players: Players, batch: object, rng: torch.Generator) -> object:
@@ -147,6 +149,7 @@ def test_the_teachers_own_base_is_back_when_a_step_fails(folder: Path, tmp_path:
     object.__setattr__(trainer.method, "turns", failing)
     with pytest.raises(RuntimeError, match="within the step"):
         trainer.step()
+    assert all(torch.equal(p, other[n]) for n, p in inside[0].items())
     assert any(not torch.equal(p, before[n]) for n, p in inside[0].items())
     assert all(torch.equal(p, before[n]) for n, p in own(trainer.players).items())
 
