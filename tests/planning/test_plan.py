@@ -271,5 +271,3 @@ def test_bases_are_counted_as_they_are_held(tiny: Recipe, tmp_path: Path) -> Non
     (counts, _), (fewer, _) = shapes.parameters("lora"), alone.parameters("lora")
     judge = "discriminator (encoder)"
     assert counts[judge] == numbers(players.discriminator) > fewer[judge]
-    work = [n.step("lora", "fp32", 2).work.flops for n in (shapes, alone)]
-    assert work[0] == pytest.approx(work[1], rel=1e-3)  # a base costs copies, no passes

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from mcm.errors import UserError
+from mcm.errors import UserError, nearest
 from mcm.models.folders import LORA_FILE, find_folder, load_network, read_json
 from mcm.models.lora import lora_deltas
 from mcm.models.video import VideoDenoiser
@@ -110,7 +110,12 @@ def _weights(name: str, denoiser: VideoDenoiser, own: Mapping[str, Tensor], find
         if not path.is_file():
             raise UserError(f"base {name}: no such file; expected {_LAYOUT}")
         return lora_deltas(path, f"base {name}", own)
-    folder = find(name, "base", ("unet",))
+    try:
+        folder = find(name, "base", ("unet",))
+    except UserError as error:
+        from mcm.pocket.zoo import LOOKS
+
+        raise UserError(f"{error}{nearest(name, [TEACHER, *LOOKS.values()])}") from error
     if (folder / LORA_FILE).is_file():
         return lora_deltas(folder / LORA_FILE, f"base {name}", own)
     return _image_unet(folder / "unet" if (folder / "unet").is_dir() else folder, name, denoiser, own)
