@@ -26,7 +26,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "full": {"updates": 2, "kind": "full", "target_decay": 0.9},
     "broken": {"updates": 3, **QUICK},
     "resumed": {"updates": 3, **QUICK},
+    # Three bases for four micro-batches: no rank sees the same one in every update.
+    "bases": {"updates": 3, "name": "animatediff-lightning", "rate": 1e-4},
 }
+LOOKS = ("look", "second")  # LoRAs in the folder of the teachers
 
 
 class Stopped(Exception):  # noqa: N818 (no error)
@@ -35,7 +38,10 @@ class Stopped(Exception):  # noqa: N818 (no error)
 
 def make(teachers: Path, folder: Path, trial: str, ranks: Ranks) -> tuple[Trainer, list[Any]]:
     share = MICRO_BATCHES // ranks.world
-    trainer, log = make_trainer(teachers, folder / trial, accumulation=share, batch=1, ranks=ranks, **SETTINGS[trial])
+    settings = dict(SETTINGS[trial])
+    if trial == "bases":
+        settings["bases"] = ("teacher", *(str(teachers / look) for look in LOOKS))
+    trainer, log = make_trainer(teachers, folder / trial, accumulation=share, batch=1, ranks=ranks, **settings)
     for optimizer in trainer.optimizers.values():
         # AdamW divides by the gradient's size: by 1e-8 where it is 0 but for rounding (a bias before a norm), and then
         # the last bits decide where such a weight goes.
@@ -69,8 +75,8 @@ def run(teachers: Path, folder: Path, trial: str, ranks: Ranks, stop: int | None
     if trial == "broken":
         material = trainer.material
 
-        def broken(index: list[int], rng: torch.Generator) -> object:
-            batch = material(index, rng)
+        def broken(index: list[int], rng: torch.Generator, base: int) -> object:
+            batch = material(index, rng, base)
             last = trainer.update == 2 and trainer.rollbacks == 0 and ranks.rank == ranks.world - 1
             return batch._replace(z0=batch.z0 * float("nan")) if last else batch
 

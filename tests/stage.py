@@ -10,6 +10,7 @@ from tiny import tiny_animatediff, tiny_dinov2, tiny_modelscope
 from tiny_transformers import tiny_cogvideox, tiny_wan
 
 from mcm.methods.base import Batch, Method, Players
+from mcm.models.bases import Bases
 from mcm.models.discriminator import FrameDiscriminator
 from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.features import FrozenFeatures
@@ -31,10 +32,13 @@ def make_players(folder: Path, method: Method, family: str = "animatediff", kind
     if not teacher.exists():
         make(teacher)
     model = load_video_model(teacher)
+    bases = Bases.load(method.bases, model.denoiser) if method.bases else None
     rng = torch.Generator().manual_seed(3)
     discriminator: FrameDiscriminator | EncoderDiscriminator | None = None
     if method.judge == "encoder":
-        discriminator = EncoderDiscriminator.of(model.denoiser, torch.Generator().manual_seed(5))
+        discriminator = EncoderDiscriminator.of(
+            model.denoiser, torch.Generator().manual_seed(5), 1 if bases is None else len(bases)
+        )
     averaged = method.target_decay is not None
     if kind == "lora":
         student: Student = Student.lora(model.denoiser, rank=4, alpha=4, averaged=averaged, rng=rng)
@@ -48,7 +52,7 @@ def make_players(folder: Path, method: Method, family: str = "animatediff", kind
         if not backbone.exists():
             tiny_dinov2(backbone)
         discriminator = FrameDiscriminator(FrozenFeatures.load(backbone), model.text.width, head_width=8, rng=rng)
-    return Players(model, student, motion, copy.deepcopy(motion).requires_grad_(False), discriminator)
+    return Players(model, student, motion, copy.deepcopy(motion).requires_grad_(False), discriminator, bases)
 
 
 def make_batch(players: Players, index: list[int] | None = None, real: bool = True) -> Batch:
@@ -89,7 +93,7 @@ def staged_trainer(players: Players, chosen: Method, folder: Path, updates: int)
         optimizers[player] = torch.optim.AdamW(list(players.parameters(player).values()), lr=1e-2)
         schedules[player] = Schedule(1e-2, 0, end - begin, "constant", begin)
     return Trainer(
-        chosen, players, lambda index, rng: make_batch(players, index, real=False), Order(),  # pyright: ignore[reportArgumentType]
+        chosen, players, lambda index, rng, base: make_batch(players, index, real=False), Order(),  # pyright: ignore[reportArgumentType]
         optimizers, schedules, Plan(updates), folder, lambda update, numbers: None,
     )  # fmt: skip
 

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from tiny_run import make_material, recipe
 
+import mcm.distill
 from mcm.bench import GUIDANCE, Bench, Suite, System, bench, suite, together
 from mcm.card import StudentCard
 from mcm.errors import UserError
 from mcm.evaluation.report import Report, Row
+from mcm.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,32 @@ def test_the_pocket_suite_is_the_papers_table() -> None:
             assert {s.seed for s in table if s.method == method} == {0, 1}
     with pytest.raises(UserError, match=r"unknown suite 'pokcet'.*pocket"):
         suite("pokcet")
+
+
+def test_lightning_learns_over_three_bases_from_clips_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no run takes another's clips: they are of a seed, of prompts and of bases."""
+    asked: list[tuple[Recipe, Path]] = []
+    monkeypatch.setattr(mcm.distill, "distill", lambda recipe, run, progress, cache: asked.append((recipe, cache)))
+    pocket = suite("pocket")
+    bench = Bench(pocket, tmp_path)
+    rows = [s for s in pocket.systems if s.teacher == "pocket-animatediff" and s.table and s.sampler is None]
+    for system in rows:
+        bench._distil(system, {**pocket.shared, **system.settings}, tmp_path / system.name, 75)
+        if system.method == "animatediff-lightning":
+            other = replace(system, seed=1000)
+            bench._distil(other, {**pocket.shared, **system.settings}, tmp_path / "trial", 75)
+    caches: dict[str, set[Path]] = {}
+    for chosen, cache in asked:
+        lightning = chosen.method.name == "animatediff-lightning"
+        assert chosen.method.bases == (("teacher", "pocket-studio-look", "pocket-toon-look") if lightning else ())
+        assert chosen.data.videos == (None if lightning else "pocket:broadcast")
+        assert chosen.training.updates == 75
+        caches.setdefault(chosen.method.name, set()).add(cache)
+    made = caches.pop("animatediff-lightning")
+    assert len(made) == 2  # of trials and of runs
+    assert not made & set().union(*caches.values())
 
 
 @pytest.mark.parametrize("system", [s for s in suite("pocket").systems if s.sampler is None], ids=lambda s: s.name)

@@ -25,6 +25,14 @@ BETAS = {
 }
 
 
+PICTURES: dict[str, Any] = {
+    "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
+    "cross_attention_dim": WIDTH, "attention_head_dim": 2,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}  # fmt: skip
+
+
 def tiny_animatediff(folder: Path, layout: str = "motion", seed: int = 0) -> Path:
     """An AnimateDiff pipeline: layout "motion" (unet/ is a UNetMotionModel) or "adapter" (SD UNet +
     adapter)."""
@@ -32,11 +40,7 @@ def tiny_animatediff(folder: Path, layout: str = "motion", seed: int = 0) -> Pat
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pictures = UNet2DConditionModel(
-            sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
-            cross_attention_dim=WIDTH, attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D",
-            "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        )  # fmt: skip
+        pictures = UNet2DConditionModel(**PICTURES)
         adapter = MotionAdapter(
             block_out_channels=(16, 32), motion_layers_per_block=1, motion_norm_num_groups=8,
             motion_num_attention_heads=2, motion_max_seq_length=16, use_motion_mid_block=False,
@@ -50,6 +54,26 @@ def tiny_animatediff(folder: Path, layout: str = "motion", seed: int = 0) -> Pat
         _save_rest(folder)
     _index(folder, "AnimateDiffPipeline")
     return folder
+
+
+def tiny_look(folder: Path, seed: int = 0, rank: int = 3, alpha: float | None = None, **changed: Any) -> Path:
+    """A LoRA of `tiny_animatediff`'s image UNet, as diffusers writes it; alpha: told in the file, else as the rank.
+
+    changed: of the UNet's settings. Returns the file.
+    """
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: Any = UNet2DConditionModel(**(PICTURES | changed))
+        layers = ["to_q", "to_out.0", "proj_in", "conv1", "conv_in"]
+        config: Any = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=layers)
+        network.add_adapter(config)
+        state = {k: 0.3 * torch.randn_like(v) for k, v in get_peft_model_state_dict(network).items()}
+        told = None if alpha is None else config.to_dict() | {"target_modules": layers}
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state, unet_lora_adapter_metadata=told)
+    return folder / "pytorch_lora_weights.safetensors"
 
 
 def tiny_modelscope(folder: Path, seed: int = 0) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,10 @@ def page(place: Path, limits: Limits | None = None) -> Iterator[tuple[str, Works
 
 
 class Held:
-    """Stands in the place of a maker's `glimpse`: from the second look on the work waits until it is let go."""
+    """Stands in the place of a maker's `glimpse`: from the second look on the work waits until it is let go.
+
+    Then every look takes a while, as it does with models that are not tiny: a word to stop must have time to come.
+    """
 
     def __init__(self, maker: Maker) -> None:
         self.maker, self.whole, self.looks, self.go = maker, maker.glimpse, 0, threading.Event()
@@ -72,6 +76,7 @@ class Held:
         self.looks += 1
         if self.looks > 1:
             self.go.wait(120)
+            time.sleep(0.3)
         return self.whole(z, count)
 
     def __exit__(self, *_: object) -> None:

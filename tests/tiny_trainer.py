@@ -37,7 +37,7 @@ def make_trainer(teachers: Path, folder: Path, name: str = "mcm", updates: int =
         optimizers[player] = make_optimizer(OptimConfig(), weights, rate, divided)
         schedules[player] = Schedule(rate, 1, updates)
     trainer = Trainer(
-        chosen, players, lambda index, rng: make_batch(players, index),
+        chosen, players, lambda index, rng, base: make_batch(players, index),
         Stream(6, batch, seed=1, rank=ranks.rank, world=ranks.world), optimizers, schedules,
         Plan(updates, accumulation, seed=7, save_every=2, log_every=1), folder,
         lambda update, numbers: log.append((update, numbers)), ranks=ranks, sharded=sharded,

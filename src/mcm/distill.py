@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import datetime
 import itertools
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Generator
+from contextlib import closing, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 
 from mcm.card import Provenance, StudentCard, Teacher, Weights, card_path
 from mcm.data.cache import EncodedClips, LatentSet
-from mcm.data.open import PictureSource, open_pictures, open_videos
+from mcm.data.open import PictureSource, open_pictures, open_prompts, open_videos
 from mcm.data.prepared import PreparedClips, PreparedPictures, is_prepared
 from mcm.data.readers import ClipReader, PictureReader
 from mcm.data.report import SourceReport
@@ -28,6 +28,7 @@ from mcm.encoding import made_with
 from mcm.errors import UserError
 from mcm.evaluation.report import provenance
 from mcm.methods.base import Method, Players
+from mcm.models.bases import TEACHER, Bases
 from mcm.models.fingerprint import fingerprint
 from mcm.models.video import VideoModel, load_video_model
 from mcm.output import Progress, silent, write_json, write_tensors
@@ -85,12 +86,13 @@ def _distill(
 
     progress("loading the teacher", 0, 0)
     device = chosen_device()
-    _check_precision(recipe, device, ranks)
+    _check_settings(recipe, device, ranks)
     model = load_video_model(recipe.teacher, device)
     teacher_mark = fingerprint(model.denoiser.network)
     start = _start(recipe, teacher_mark)
     method = recipe.method.build()
     method.check(model)
+    bases = Bases.load(method.bases, model.denoiser) if method.bases else None
     frames, size = recipe.data.frames or model.frames, recipe.data.size or model.size
     model.check_geometry(frames, size)
     cache = out / "cache" if cache is None else Path(cache)
@@ -98,10 +100,13 @@ def _distill(
     with ranks.main_first():  # it encodes the clips, the others find them in the cache
         if caching and not (ranks.main or LatentSet.exists(cache)):
             raise UserError(f"no clips in {cache}, where rank 0 wrote them: all machines must share that folder")
-        clips, pictures, reports = material(recipe, model, frames, size, cache, progress)
-        if len(clips) < recipe.training.batch:
+        clips, pictures, reports = material(recipe, model, bases, frames, size, cache, progress)
+        real = method.frames_picked if method.adversary != "none" else 0
+        runs = len(bases) if bases is not None and recipe.data.videos is None else 1
+        batches = Material(clips, model.text, pictures, real, device, runs)
+        if len(batches) < recipe.training.batch:
             raise UserError(
-                f"training.batch is {recipe.training.batch}, but there are only {len(clips)} clips: give more videos "
+                f"training.batch is {recipe.training.batch}, but there are only {len(batches)} clips: give more videos "
                 "or a smaller batch (--training.batch)"
             )
         if ranks.main:
@@ -111,11 +116,10 @@ def _distill(
             if caching and isinstance(clips, LatentSet) and not LatentSet.exists(cache):
                 clips.save(cache)  # after the report, so that no kill can leave a cache without one
 
-    players = make_players(recipe, model, method, start)
+    players = make_players(recipe, model, method, start, bases)
     sharded = None
     if ranks.several and recipe.student.kind == "full":
         sharded = Sharded([d.network for d in players.student.denoisers() if d is not model.denoiser], device, ranks)
-    real = method.frames_picked if method.adversary != "none" else 0
     shape = model.latent_shape(frames, size)
     previews = None
     if recipe.training.preview_every:
@@ -139,8 +143,8 @@ def _distill(
     if watch is not None:
         told = {"log": watch.numbers, "line": watch.line, "rolled_back": watch.rolled_back}
     trainer = Trainer(
-        method, players, Material(clips, model.text, pictures, real, device),
-        Stream(len(clips), recipe.training.batch, recipe.training.seed, ranks.rank, ranks.world),
+        method, players, batches,
+        Stream(len(batches), recipe.training.batch, recipe.training.seed, ranks.rank, ranks.world),
         *make_optimizers(recipe, method, players, sharded is not None), make_plan(recipe, device), out / "checkpoints",
         after_update=after, progress=progress, average=average, ranks=ranks, sharded=sharded, **told,
     )  # fmt: skip
@@ -155,12 +159,17 @@ def _distill(
     return StudentCard.load(student_folder)
 
 
-def _check_precision(recipe: Recipe, device: torch.device, ranks: Ranks) -> None:
-    """UserError for a precision that the device, or a student divided among ranks, cannot take."""
+def _check_settings(recipe: Recipe, device: torch.device, ranks: Ranks) -> None:
+    """UserError for a precision that the device, and what a student divided among ranks, cannot take."""
     autocast(device, recipe.training.precision)
     if recipe.training.precision == "fp16" and recipe.student.kind == "full" and ranks.several:
         raise UserError(
             'training.precision is "fp16", which a full student on several ranks does not take: use "bf16"'
+        )
+    if recipe.method.bases and recipe.student.kind == "full" and ranks.several:
+        raise UserError(
+            "method.bases are several image models, whose weights cannot be exchanged in a full student that is "
+            'divided among ranks: train adapters (student.kind "lora"), or on one rank'
         )
 
 
@@ -221,9 +230,14 @@ def _finish(
 
 
 def material(
-    recipe: Recipe, model: VideoModel, frames: int, size: tuple[int, int], cache: Path, progress: Progress
+    recipe: Recipe, model: VideoModel, bases: Bases | None, frames: int, size: tuple[int, int], cache: Path,
+    progress: Progress,
 ) -> tuple[EncodedClips, PictureSource | None, list[SourceReport]]:
-    """The encoded clips, the pictures if the adversary wants them, and reports of all sources."""
+    """The encoded clips, the pictures if the adversary wants them, and reports of all sources.
+
+    Videos are all bases' alike: no video is known to be of a base. Without videos each base has clips of its own, as
+    many, one base's after the other's; `Material` takes them apart.
+    """
     data, reports = recipe.data, []
     pictures: PictureSource | None = None
     if recipe.method.adversary == "pictures" and data.images is not None:
@@ -243,6 +257,7 @@ def material(
         "stride": data.stride, "fps": data.fps, "kept frames": keep,
         "laboratory clips": data.laboratory_clips,
         "seed": None if data.videos else recipe.training.seed,
+        **({} if bases is None or data.videos else {"bases": _marks(bases, model)}),
     }  # fmt: skip
     if data.cache and LatentSet.exists(cache):
         clips = LatentSet.load(cache, latents_of)
@@ -255,31 +270,44 @@ def material(
         )  # fmt: skip
         reports.append(source.report)
     else:
-        prompts = Prompts(str(data.prompts))
+        prompts = open_prompts(str(data.prompts), data.laboratory_clips)
         reports.append(prompts.report)
-        clips = _teachers_clips(recipe, model, prompts, frames, size, latents_of, keep, progress)
+        clips = _teachers_clips(recipe, model, bases, prompts, frames, size, latents_of, keep, progress)
     return clips, pictures, reports
 
 
 def _teachers_clips(
-    recipe: Recipe, model: VideoModel, prompts: Prompts, frames: int, size: tuple[int, int], latents_of: dict[str, Any],
-    keep: int, progress: Progress,
+    recipe: Recipe, model: VideoModel, bases: Bases | None, prompts: Prompts, frames: int, size: tuple[int, int],
+    latents_of: dict[str, Any], keep: int, progress: Progress,
 ) -> LatentSet:  # fmt: skip
-    """No videos at hand: the teacher makes the clips itself, several for each prompt."""
+    """No videos at hand: the teacher makes the clips itself, several for each prompt, and so with each base."""
     from mcm.generate import Maker
 
     maker = Maker(model, recipe.teacher)
     count = max(TEACHER_CLIPS, recipe.training.batch)
+    names = (TEACHER,) if bases is None else bases.names
 
-    def made() -> Iterable[Clip]:
-        for start in range(0, count, 8):
-            numbers = range(start, min(start + 8, count))
-            said = [prompts[i % len(prompts)] for i in numbers]
-            seeds = [recipe.training.seed * count + i for i in numbers]
-            video = maker.decode(maker.latents(said, seeds, 25, frames=frames, size=size))
-            for i, text, clip in zip(numbers, said, video, strict=True):
-                yield Clip(clip, text, f"teacher-{i:06d}")
-            progress("the teacher makes clips", numbers[-1] + 1, count)
+    def made() -> Generator[Clip]:
+        for k, base in enumerate(names):
+            with nullcontext() if bases is None else bases.beneath([model.denoiser], k):
+                for start in range(0, count, 8):
+                    numbers = range(start, min(start + 8, count))
+                    said = [prompts[i % len(prompts)] for i in numbers]
+                    seeds = [(recipe.training.seed * len(names) + k) * count + i for i in numbers]
+                    video = maker.decode(maker.latents(said, seeds, 25, frames=frames, size=size))
+                    for i, text, clip in zip(numbers, said, video, strict=True):
+                        yield Clip(clip, text, f"{Path(base).name}-{i:06d}")
+                    progress("the teacher makes clips", k * count + numbers[-1] + 1, len(names) * count)
 
     device = next(model.codec.parameters()).device
-    return LatentSet.build(made(), model.codec, latents_of, keep_frames=keep, device=device)
+    with closing(made()) as clips:  # closed, it leaves the teacher as it was, whatever happens
+        return LatentSet.build(clips, model.codec, latents_of, keep_frames=keep, device=device)
+
+
+def _marks(bases: Bases, model: VideoModel) -> dict[str, str]:
+    """Fingerprints of the teacher with each base inside, by the bases' names."""
+    marks = {}
+    for k, name in enumerate(bases.names):
+        with bases.beneath([model.denoiser], k):
+            marks[name] = fingerprint(model.denoiser.network)
+    return marks

@@ -86,6 +86,11 @@ class MethodConfig(Group):
     )
 
     final_steps: int = Field(default=4, ge=1, description="the fewest steps (animatediff-lightning)")
+    bases: tuple[str, ...] = Field(
+        default=(),
+        description="image models that the layers over time are trained on in turn (animatediff-lightning): folders of "
+        'UNets, LoRAs, hub ids, and "teacher" for the teacher\'s own; none: that alone',
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -101,7 +106,7 @@ class MethodConfig(Group):
                 f"method.guidance_min is {self.guidance_min:g} and method.guidance_max is "
                 f"{self.guidance_max:g}: the smallest may not exceed the largest"
             )
-        if self.name != _DEFAULT_METHOD:
+        if self.name != _DEFAULT_METHOD or self.bases:
             self.build()
         return self
 
@@ -116,7 +121,7 @@ class DataConfig(Group):
     """Where clips, pictures and prompts come from. Paths are relative to where the command is run.
 
     A folder, a table, WebDataset tars, a URL of these, or the laboratory's own endless renderings:
-    "pocket:broadcast", "pocket:studio", "pocket:toon", "pocket:relief".
+    "pocket:broadcast", "pocket:studio", "pocket:toon", "pocket:relief" (of which prompts are the captions).
     """
 
     videos: str | None = Field(default=None, description="folder, table, tar or URL of videos with captions")
@@ -124,7 +129,8 @@ class DataConfig(Group):
         default=None, description="folder, table, tar or URL of pictures whose look the frames shall have"
     )
     prompts: str | None = Field(
-        default=None, description="file of prompts; without videos the teacher's own samples are the clips"
+        default=None,
+        description="file of prompts; without videos the teacher's own samples are the clips (with each base its own)",
     )
     stride: int | None = Field(default=None, ge=1, description="take every so manieth frame; not with fps")
     fps: float | None = Field(

@@ -88,6 +88,7 @@ def test_list_for_programs_and_people(mcm: Mcm) -> None:
     assert {"raw", "difference", "learnable"} <= found["motion representations"].keys()
     assert {"pocket-animatediff", "pocket-modelscope"} <= found["recipes"].keys()
     assert {"teachers", "students"} <= found.keys()
+    assert {"pocket-studio-look", "pocket-toon-look"} <= found["bases"].keys()
 
 
 def test_the_metrics_of_the_command_are_those_that_can_be_measured() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mcm.data.open import open_prompts, open_videos
 from mcm.data.pictures import UnreadablePicture, read_picture
 from mcm.data.sources import Picture, PictureFolder, Prompts
 from mcm.errors import UserError
@@ -183,3 +184,12 @@ def test_no_prompts_is_one_clear_line(tmp_path):
         with pytest.raises(UserError, match=words) as caught:
             Prompts(source)
         assert "\n" not in str(caught.value)
+
+
+def test_the_laboratorys_captions_are_prompts_too(tmp_path) -> None:
+    films = open_videos("pocket:broadcast", 2, (64, 64), 3)
+    assert list(open_prompts("pocket:broadcast", 3)) == [clip.caption for clip in films]
+    with pytest.raises(UserError, match="pocket:broadcast"):
+        open_prompts("pocket:brodcast", 3)
+    (tmp_path / "prompts.txt").write_text("one\ntwo\n")
+    assert list(open_prompts(str(tmp_path / "prompts.txt"), 1)) == ["one", "two"]  # a file is read whole

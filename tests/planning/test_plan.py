@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_animatediff, tiny_dinov2, tiny_modelscope
+from tiny import tiny_animatediff, tiny_dinov2, tiny_look, tiny_modelscope
 from tiny_transformers import tiny_cogvideox, tiny_wan
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ import mcm
 from mcm.cli import main
 from mcm.errors import UserError
 from mcm.methods.base import Players
+from mcm.models.bases import Bases
 from mcm.models.video import load_video_model
 from mcm.planning import Plan, parse_bytes, plan
 from mcm.planning.meter import Meter, tensors
@@ -254,3 +255,19 @@ def test_the_command(tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture
         main(["plan", str(tmp_path / "tiny.yaml"), "--card", "h1000"])
     assert left.value.code == 2
     assert callable(mcm.plan)
+
+
+def test_bases_are_counted_as_they_are_held(tiny: Recipe, tmp_path: Path) -> None:
+    teacher, other = (tiny_animatediff(tmp_path / name, "adapter", seed) for seed, name in enumerate(("one", "two")))
+    bases = ("teacher", str(other), str(tiny_look(tmp_path / "look").parent))
+    settings = {"teacher": str(teacher), "method.name": "animatediff-lightning", "method.bases": bases}
+    recipe = apply_overrides(tiny, settings)
+    alone = Networks(apply_overrides(recipe, {"method.bases": ()}), [], strict=True)
+    shapes, model = Networks(recipe, [], strict=True), load_video_model(teacher)
+    loaded = Bases.load(bases, model.denoiser)
+    assert shapes.memory("lora", None)["bases"] == loaded.held() > 0
+    assert "bases" not in alone.memory("lora", None)
+    players = make_players(recipe, model, recipe.method.build(), None, loaded)
+    (counts, _), (fewer, _) = shapes.parameters("lora"), alone.parameters("lora")
+    judge = "discriminator (encoder)"
+    assert counts[judge] == numbers(players.discriminator) > fewer[judge]

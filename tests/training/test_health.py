@@ -285,8 +285,8 @@ def ill(monkeypatch: pytest.MonkeyPatch, update: int, times: int = 10**6) -> lis
     failed: list[int] = []
 
     class Ill(Material):
-        def __call__(self, index: list[int], rng: torch.Generator) -> Batch:
-            batch = super().__call__(index, rng)
+        def __call__(self, index: list[int], rng: torch.Generator, base: int = 0) -> Batch:
+            batch = super().__call__(index, rng, base)
             if len(failed) < times and rng.initial_seed() == _seed(5, update, 0):
                 failed.append(update)
                 return batch._replace(z0=torch.full_like(batch.z0, math.nan))

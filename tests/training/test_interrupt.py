@@ -32,8 +32,8 @@ def interrupt_within(trainer: Trainer, update: int, times: int = 1) -> None:
     """Ctrl-C, as the terminal sends it, after the clips of an update are drawn and before its weights move."""
     material = trainer.material
 
-    def pressed(index: list[int], rng: torch.Generator) -> object:
-        batch = material(index, rng)
+    def pressed(index: list[int], rng: torch.Generator, base: int) -> object:
+        batch = material(index, rng, base)
         if trainer.update == update:
             for _ in range(times):
                 signal.raise_signal(signal.SIGINT)
@@ -61,8 +61,8 @@ def test_interrupted_while_it_goes_back_from_nan(teachers: Path, tmp_path: Path)
     trainer, _ = make_trainer(teachers, tmp_path / "run", updates=5)
     material = trainer.material
 
-    def broken(index: list[int], rng: torch.Generator) -> object:
-        batch = material(index, rng)
+    def broken(index: list[int], rng: torch.Generator, base: int) -> object:
+        batch = material(index, rng, base)
         if trainer.update == 3:
             signal.raise_signal(signal.SIGINT)
             return batch._replace(z0=batch.z0 * float("nan"))

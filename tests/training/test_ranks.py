@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from ranks_program import MICRO_BATCHES, make, run
+from ranks_program import LOOKS, MICRO_BATCHES, make, run
 from stage import make_players
+from tiny import tiny_look
 from tiny_run import make_material, recipe
 from tiny_trainer import make_trainer
 
@@ -32,6 +33,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def teachers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teachers")
     make_players(folder, method("mcm"))  # writes them, before several processes would at a time
+    for seed, look in enumerate(LOOKS):
+        tiny_look(folder / look, seed)
     return folder
 
 
@@ -57,7 +60,7 @@ def launch(count: int, *arguments: str | Path, timeout: int = 280) -> subprocess
 def alone(teachers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of trials by this process."""
     folder = tmp_path_factory.mktemp("alone")
-    for trial in ("lora", "full"):
+    for trial in ("lora", "full", "bases"):
         run(teachers, folder, trial, Ranks())
     return folder
 
@@ -71,7 +74,7 @@ def launched(count: int, teachers: Path, folder: Path, *trials: str) -> Path:
 @pytest.fixture(scope="module")
 def two(teachers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same by two processes, and some that only they can do."""
-    return launched(2, teachers, tmp_path_factory.mktemp("two"), "lora", "full", "broken", "resumed:2")
+    return launched(2, teachers, tmp_path_factory.mktemp("two"), "lora", "full", "bases", "broken", "resumed:2")
 
 
 def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -85,9 +88,11 @@ def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, tree
 
 
-def check_same(one: dict[str, Any], many: dict[str, Any]) -> None:
+def check_same(
+    one: dict[str, Any], many: dict[str, Any], players: tuple[str, ...] = ("student", "discriminator")
+) -> None:
     assert one["gradients"].keys() == many["gradients"].keys()
-    assert {name.split("/")[0] for name in one["gradients"]} == {"student", "discriminator"}
+    assert {name.split("/")[0] for name in one["gradients"]} == {*players}
     for name, gradient in one["gradients"].items():
         torch.testing.assert_close(many["gradients"][name], gradient, atol=1e-5, rtol=0, msg=name)
     single, shared = dict(leaves(one["state"])), dict(leaves(many["state"]))
@@ -105,6 +110,12 @@ def check_same(one: dict[str, Any], many: dict[str, Any]) -> None:
 @pytest.mark.parametrize("trial", ["lora", "full"])
 def test_an_update_is_the_same_by_one_process_and_by_two(alone: Path, two: Path, trial: str) -> None:
     check_same(*(load_state(folder / f"{trial}.safetensors") for folder in (alone, two)))
+
+
+def test_with_several_bases_an_update_is_the_same_by_one_process_and_by_two(alone: Path, two: Path) -> None:
+    one, many = (load_state(folder / "bases.safetensors") for folder in (alone, two))
+    check_same(one, many, ("temporal",))  # of the first update, which the discriminator has no part in
+    assert one["state"]["discriminator"]["bases"].any()
 
 
 def test_an_update_is_the_same_by_four(alone: Path, teachers: Path, tmp_path: Path) -> None:

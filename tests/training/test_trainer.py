@@ -121,7 +121,8 @@ def test_not_a_number_stops_before_it_reaches_the_weights(teachers, tmp_path):
     trainer, _ = make_trainer(teachers, tmp_path)
     before = weights(trainer)
     good = trainer.material
-    trainer.material = lambda index, rng: good(index, rng)._replace(z0=torch.full((2, 4, 4, 8, 8), math.nan))
+    broken = torch.full((2, 4, 4, 8, 8), math.nan)
+    trainer.material = lambda index, rng, base: good(index, rng, base)._replace(z0=broken)
     with pytest.raises(UserError, match=r"update 0.*nan"):
         trainer.run()
     assert all(torch.equal(before[k], v) for k, v in weights(trainer).items())

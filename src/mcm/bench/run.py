@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mcm.bench.suite import GUIDANCE, Scorer, Suite, System
+from mcm.data.cache import fingerprint
 from mcm.errors import UserError
 from mcm.evaluation.report import Report, provenance
 from mcm.output import Progress, claim, silent, write_json
@@ -120,6 +121,9 @@ class Bench:
         recipe = apply_overrides(self.suite.recipe(system.teacher), {**self.suite.shared, **settings, **fixed})
         # Runs that keep the same frames of the same clips share them encoded.
         shape = f"{recipe.data.frames}-{recipe.data.size}-{recipe.method.adversary == 'video'}"
+        if recipe.data.videos is None:  # made by the teacher, with its bases and this run's seed
+            made = fingerprint({"prompts": recipe.data.prompts, "bases": recipe.method.bases})[:8]
+            shape += f"-made-{made}-{recipe.training.seed}"
         cache = self.out / "clips" / f"{Path(system.teacher).name}-{shape}"
         distill(recipe, run, self.progress, cache)
 

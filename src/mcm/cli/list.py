@@ -20,7 +20,7 @@ def names(
     *,
     json: Annotated[bool, Parameter(negative="", show_default=False, help="print the names as JSON")] = False,
 ) -> None:
-    """Name the teachers, students, recipes, methods, samplers and motion representations."""
+    """Name the teachers, students, recipes, bases, methods, samplers and motion representations."""
     found = catalogue()
     if json:
         tell(found)
@@ -41,6 +41,7 @@ def catalogue() -> dict[str, dict[str, str]]:
         "teachers": {name: _pipeline(zoo.find(name)) for name in zoo.teachers()},
         "students": _students(),
         "recipes": recipes(),
+        "bases": {name: f"a look for pocket-animatediff: {style}" for style, name in zoo.LOOKS.items()},
         "methods": {name: _summary(sys.modules[kind.__module__]) for name, kind in sorted(methods().items())},
         "samplers": {name: _summary(kind) for name, kind in sorted(samplers().items())},
         "motion representations": {kind.name: _summary(kind) for kind in _named(MotionRepresentation)},

@@ -12,7 +12,7 @@ from mcm.data.pictures import PICTURE_SUFFIXES
 from mcm.data.poses import LAYOUT, Poses, read_pictures, read_poses
 from mcm.data.prepared import is_prepared
 from mcm.data.report import SourceReport
-from mcm.data.sources import Clip, Picture, PictureFolder, VideoFolder
+from mcm.data.sources import Clip, Picture, PictureFolder, Prompts, VideoFolder
 from mcm.errors import UserError, nearest
 from mcm.output import silent
 
@@ -83,6 +83,15 @@ def open_pictures(
     if domain is not None:
         return pocket.PocketPictures(domain, size, count, split)
     return PictureFolder(place, size, progress=lambda i, n: progress("looking at the pictures", i, n))
+
+
+def open_prompts(place: str, count: int, split: str = "student") -> Prompts:
+    """The prompts in a file; of the laboratory's endless films, "pocket:broadcast", the first `count` captions."""
+    from mcm.pocket import sources as pocket
+
+    if pocket.domain(place) is not None:
+        return Prompts(pocket.captions(count, split))
+    return Prompts(place)
 
 
 def _check_raw(place: str, what: str) -> None:

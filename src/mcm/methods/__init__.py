@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-from mcm.errors import one_of
+from mcm.errors import UserError, one_of
 from mcm.methods.base import Method
 
 
@@ -24,9 +24,12 @@ def method(name: str, **settings: Any) -> Method:
     """The method called `name` with the given settings; the rest are its own defaults.
 
     Raises:
-        UserError: for an unknown name, with the nearest known one.
+        UserError: for an unknown name, with the nearest known one, and for what the method refuses.
     """
     known = methods()
     if name not in known:
         raise one_of("method", name, known)
+    if settings.get("bases") and not known[name].over_bases:
+        able = ", ".join(sorted(other for other, kind in known.items() if kind.over_bases))
+        raise UserError(f'method "{name}" trains on the teacher\'s own image model alone: method.bases is for {able}')
     return known[name](**{**known[name].own_defaults, **settings})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,6 +21,7 @@ from mcm.diffusion.consistency import ConsistencyFunction
 from mcm.diffusion.grid import SolverGrid
 from mcm.diffusion.paths import Denoised
 from mcm.diffusion.solvers import ddim_step
+from mcm.models.bases import Bases
 from mcm.models.discriminator import FrameDiscriminator
 from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.guidance import Denoise, guided
@@ -38,7 +39,8 @@ class Batch(NamedTuple):
     z0: latents of B clips, (B, C, T, h, w); text: their captions; empty: the empty prompt, one row (the
     unconditional half of guidance). real_frames: (N, 3, H, W) in [-1, 1], what the discriminator takes for real, and
     real_text: pooled embeddings of their captions (N, E); both None where the method has no adversary. progress: the
-    share of the run that is behind, in [0, 1), for methods of several stages.
+    share of the run that is behind, in [0, 1), for methods of several stages. base: number of the base image model that
+    the networks have inside, where a run has several.
     """
 
     z0: Tensor
@@ -47,6 +49,7 @@ class Batch(NamedTuple):
     real_frames: Tensor | None = None
     real_text: Tensor | None = None
     progress: float = 0.0
+    base: int = 0
 
 
 class Turn(NamedTuple):
@@ -63,7 +66,7 @@ class Players:
     model: the teacher (its codec and noise path); student: adapters on the teacher's weights or a full copy;
     motion: phi, and averaged_motion: its average over time, which the target side looks through (equal to phi where
     phi has no weights); discriminator: of frames, or of latent clips, as the method's `judge` says; None where nothing
-    judges.
+    judges. bases: image models that take turns inside teacher and student; None for the teacher's own alone.
     """
 
     model: VideoModel
@@ -71,6 +74,15 @@ class Players:
     motion: nn.Module
     averaged_motion: nn.Module
     discriminator: FrameDiscriminator | EncoderDiscriminator | None
+    bases: Bases | None = None
+
+    def base(self, number: int) -> int:
+        """The number of the base that micro-batch `number` of the run sees."""
+        return 0 if self.bases is None else self.bases.turn(number)
+
+    def beneath(self, base: int) -> AbstractContextManager[None]:
+        """Inside, teacher, student and target have the spatial weights of a base; see `Bases.beneath`."""
+        return nullcontext() if self.bases is None else self.bases.beneath(self.student.denoisers(), base)
 
     def parameters(self, player: str) -> dict[str, nn.Parameter]:
         """What a player trains, by name."""
@@ -117,7 +129,7 @@ class Method(ABC):
     before the student hears it; frames_picked K; generated_probability lambda;
     target_decay: of the averaged target, None for the student itself; head_decay: of the averaged motion head;
     picture_share: share of the updates that go to pictures first, of methods in stages; final_steps: the fewest steps,
-    of progressive ones.
+    of progressive ones; bases: names of the image models that it trains on in turn, none for the teacher's own alone.
     """
 
     name: ClassVar[str]
@@ -125,6 +137,8 @@ class Method(ABC):
     own_defaults: ClassVar[dict[str, Any]] = {}
     # What the discriminator sees: "frames" (where there is an adversary), or the "encoder" sees latent clips.
     judge: ClassVar[str] = "frames"
+    # Whether it can train on several base image models in turn: it must leave the spatial layers alone.
+    over_bases: ClassVar[bool] = False
 
     solver_steps: int = 50
     guidance_min: float = 5.0
@@ -146,6 +160,7 @@ class Method(ABC):
     head_decay: float = 0.95
     picture_share: float = 0.5
     final_steps: int = 4
+    bases: tuple[str, ...] = ()
 
     @abstractmethod
     def turns(self, players: Players, batch: Batch, rng: torch.Generator) -> Iterator[Turn]:

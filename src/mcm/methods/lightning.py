@@ -5,6 +5,9 @@ student takes in several: first from the guided teacher by mean squared error, w
 steps to fewer, against a discriminator that is the teacher's own encoder, in two phases: told where the step began
 (keep the trajectory), then not (the frames look better). Only the layers over time are trained. The last stage's
 student waits in the averaged target's weights, which are replaced where a stage ends.
+
+Over several base image models (`method.bases`, as the later paper does) the bases take turns by micro-batch: teacher,
+student and target all have the one's spatial weights inside, and the discriminator is told which (`Batch.base`).
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ class Lightning(Method):
 
     name: ClassVar[str] = "animatediff-lightning"
     judge: ClassVar[str] = "encoder"
+    over_bases: ClassVar[bool] = True
     own_defaults: ClassVar = {
         "motion": "raw", "adversary": "none", "adversarial_loss": "bce", "generated_probability": 0.0,
         "target_decay": 0.0, "solver_steps": 32,
@@ -119,8 +123,8 @@ class Lightning(Method):
 
             def judged(z: Tensor) -> Tensor:
                 if before is not None:
-                    return discriminator(z, s, batch.text, before)
-                return discriminator(renoise(path, z, noise, s, level), level, batch.text)
+                    return discriminator(z, s, batch.text, before, batch.base)
+                return discriminator(renoise(path, z, noise, s, level), level, batch.text, base=batch.base)
 
             with discriminator.frozen():
                 logits = judged(made)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,16 +40,20 @@ class EncoderDiscriminator(nn.Module):
 
     With `before`, the noisier latents that a step started from, it asks whether the step is the teacher's (the
     conditional objective: keep the trajectory); without, whether the clips alone could be (the unconditional one).
+    Where several base image models are distilled at once it is told which one it judges, by an embedding of each
+    that is added to the time's; they begin as zeros.
     """
 
-    def __init__(self, encoder: VideoDenoiser, channels: int) -> None:
-        """encoder: its network ends with its middle, of `channels`; see `of`."""
+    def __init__(self, encoder: VideoDenoiser, channels: int, bases: int = 1) -> None:
+        """encoder: its network ends with its middle, of `channels`; see `of`. bases: how many there are."""
         super().__init__()
         self.encoder = encoder
         self.pair, self.alone = _Head(2 * channels, channels), _Head(channels, channels)
+        width = cast(Any, encoder.network).time_embedding.linear_2.out_features
+        self.bases = nn.Parameter(torch.zeros(bases, width)) if bases > 1 else None
 
     @classmethod
-    def of(cls, denoiser: VideoDenoiser, rng: torch.Generator) -> Self:
+    def of(cls, denoiser: VideoDenoiser, rng: torch.Generator, bases: int = 1) -> Self:
         """On a copy of a teacher's network, before adapters are put in; rng draws the heads."""
         network: Any = copy.deepcopy(denoiser.network)
         # Without the way up, diffusers' UNets return what their middle says.
@@ -58,13 +62,20 @@ class EncoderDiscriminator(nn.Module):
         channels = network.config.block_out_channels[-1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
-            new = cls(encoder, channels)
+            new = cls(encoder, channels, bases)
         return new.to(next(denoiser.parameters()).device).requires_grad_(True)
 
     def forward(
-        self, z: Tensor, s: Tensor, text: TextEmbedding, before: tuple[Tensor, Tensor] | None = None
+        self, z: Tensor, s: Tensor, text: TextEmbedding, before: tuple[Tensor, Tensor] | None = None, base: int = 0
     ) -> Tensor:
-        """Latents z (B, C, T, h, w) at times s (B,), and the latents and times before the step -> logits (B,)."""
+        """Latents z (B, C, T, h, w) at times s (B,), and the latents and times before the step -> logits (B,).
+
+        base: number of the image model that they came through.
+        """
+        with self._told(base):
+            return self._logits(z, s, text, before)
+
+    def _logits(self, z: Tensor, s: Tensor, text: TextEmbedding, before: tuple[Tensor, Tensor] | None) -> Tensor:
         hidden = text.hidden.expand(len(z), -1, -1)
         if before is None:
             return self.alone(self._middle(z, s, hidden))
@@ -73,6 +84,23 @@ class EncoderDiscriminator(nn.Module):
 
     def _middle(self, z: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
         return self.encoder.predict(z, t.clamp(min=0), hidden, None)  # the clean end lies before the first time
+
+    @contextmanager
+    def _told(self, base: int) -> Iterator[None]:
+        """Inside, the base's embedding is added to what the encoder makes of the time, (B, width)."""
+        if self.bases is None:
+            yield
+            return
+        embedding = self.bases[base]
+
+        def added(module: nn.Module, given: Any, out: Tensor) -> Tensor:
+            return out + embedding.to(out.dtype)
+
+        hook = cast(Any, self.encoder.network).time_embedding.register_forward_hook(added)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """All weights by stable names."""

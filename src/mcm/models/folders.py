@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from mcm.errors import UserError
 
+LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls a LoRA's file
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -57,7 +58,7 @@ def _from_hub(name: str, what: str, parts: Sequence[str]) -> Path:
     kinds = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "spiece.model")
     wanted = [f"{part}/{kind}" if part else kind for part in parts for kind in kinds]
     if "" not in parts:  # fnmatch's star also matches slashes, so top-level files are named one by one
-        wanted += ["model_index.json", "mcm.json"]
+        wanted += ["model_index.json", "mcm.json", LORA_FILE]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*.fp16.*", "*non_ema*"]))
     except (OSError, ValueError) as error:

@@ -66,7 +66,7 @@ def _alternatives(networks: Networks, card: Card | None) -> Iterator[list[_Varia
     half = training.precision if training.precision in HALF else "bf16"
     if card is not None and not takes(card, half):
         half = "fp16"
-    eight = networks.recipe.optim.name == "adamw-8bit"
+    whole = networks.recipe.optim.name == "adamw-8bit" or networks.bases is not None
     checkpointing = [training.gradient_checkpointing]
     if networks.can_checkpoint() and not training.gradient_checkpointing:
         checkpointing.append(True)
@@ -81,7 +81,7 @@ def _alternatives(networks: Networks, card: Card | None) -> Iterator[list[_Varia
                 _Variant(kind, rank, cards, precision, again)
                 for rank, cards in smaller
                 for again in checkpointing
-                if not (cards > 1 and (precision == "fp16" or eight))  # which a divided student does not take
+                if not (cards > 1 and (precision == "fp16" or whole))  # which a divided student does not take
             ]
 
 

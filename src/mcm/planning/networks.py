@@ -13,6 +13,7 @@ from torch import nn
 
 from mcm.errors import UserError
 from mcm.methods.base import Players
+from mcm.models.bases import Bases
 from mcm.models.discriminator import FrameDiscriminator
 from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.features import FrozenFeatures
@@ -73,6 +74,7 @@ class Networks:
         self._weights = held(self.model.denoiser, self.model.codec, self.model.text)
         self._checkpoints = bool(getattr(self.model.denoiser.network, "_supports_gradient_checkpointing", False))
         self.method.check(self.model)
+        self.bases = self._bases()
         self.frames = recipe.data.frames or self.model.frames
         self.size = recipe.data.size or self.model.size
         self.shape = self.model.latent_shape(self.frames, self.size)
@@ -96,6 +98,12 @@ class Networks:
         with torch.device("meta"):
             return load_video_model(self.folder, "meta")
 
+    def _bases(self) -> Bases | None:
+        if not self.method.bases:
+            return None
+        with torch.device("meta"):
+            return Bases.load(self.method.bases, self.model.denoiser, lambda name, what, parts: local(name, what))
+
     def players(self, kind: str) -> Players:
         """Who takes part with such a student, with gradients for what is trained."""
         if kind not in self._players:
@@ -108,7 +116,8 @@ class Networks:
         self._untouched = None
         discriminator: Any = None
         if method.judge == "encoder":
-            discriminator = EncoderDiscriminator.of(model.denoiser, torch.Generator())
+            many = 1 if self.bases is None else len(self.bases)
+            discriminator = EncoderDiscriminator.of(model.denoiser, torch.Generator(), many)
         with torch.device("meta"):
             averaged = method.target_decay is not None
             if kind == "lora":
@@ -179,6 +188,8 @@ class Networks:
         whole = student + learning - divided * learning if kind == "full" and ranks > 1 else 0
         if whole:
             parts["weights and gradients of all ranks"] = whole
+        if self.bases is not None:
+            parts["bases"] = self.bases.held()
         if step is not None:
             parts["activations and temporaries"] = max(step.peak, temporary)
         rounded = {name: round(size) for name, size in parts.items()}

@@ -55,6 +55,11 @@ def poses_of(specs: list[world.Spec], frames: int) -> list[Poses]:
     return [Poses(clip, canvas=(64, 64)) for clip in seen]
 
 
+def captions(count: int, split: str) -> list[str]:
+    """Of the first `count` clips of a split, whatever the domain."""
+    return [world.spec(split, i).caption for i in range(count)]
+
+
 def _side(size: tuple[int, int]) -> int:
     """The one side of a square; UserError for anything else."""
     if size[0] != size[1]:

@@ -1,6 +1,7 @@
 """The laboratory's suite: every system of the paper's table on both pocket teachers, the picture styles, the ablations.
 
-Same budget (updates, clips, adapters' rank) and four tuning trials for every system; the paper is arXiv 2406.06890.
+Same budget (updates, clips an update, adapters' rank) and four tuning trials for every system; the paper is arXiv
+2406.06890. All but AnimateDiff-Lightning learn from the same broadcast clips.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mcm.bench.suite import GUIDANCE, Scorer, Suite, System
+from mcm.models.bases import TEACHER
 from mcm.pocket.world import STYLES, held_out_prompts, one_of_each
+from mcm.pocket.zoo import LOOKS
 
 TEACHERS = ("pocket-animatediff", "pocket-modelscope")
 RATES = ({"optim.lr": 2.5e-4}, {"optim.lr": 5e-4}, {"optim.lr": 1e-3}, {"optim.lr": 2e-3})
@@ -50,9 +53,11 @@ def _table(teacher: str) -> list[System]:
     if teacher == "pocket-animatediff":  # both methods train spatial and temporal layers apart
         rows.append(System(teacher, "animatelcm", {"method.name": "animatelcm"}, trials=RATES, table=True))
         # A progressive method's student is made for one number of steps: four of them, each of a whole budget.
-        name = "animatediff-lightning"
+        # Over three bases, as its paper does, on clips that each base makes of the same captions.
+        name, bases = "animatediff-lightning", (TEACHER, *LOOKS.values())
+        shared = {"method.bases": bases, "data.videos": None, "data.prompts": "pocket:broadcast"}
         for steps in (4, 8, 2, 1):
-            settings = {"method.name": name, "method.final_steps": steps}
+            settings = {"method.name": name, "method.final_steps": steps, **shared}
             how: Mapping[str, Any] = {"trials": RATES} if steps == 4 else {"like": f"{teacher}.{name}.4"}
             rows.append(System(teacher, name, settings, steps=(steps,), part=str(steps), table=True, **how))
     return rows

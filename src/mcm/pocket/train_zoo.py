@@ -22,8 +22,20 @@ import torch
 from torch import nn
 
 from mcm.errors import UserError
+from mcm.models.folders import LORA_FILE
 from mcm.pocket import zoo
-from mcm.pocket.training import autoencoder, backbone, clip, control, decoder, judging, posing, teachers, videomae
+from mcm.pocket.training import (
+    autoencoder,
+    backbone,
+    clip,
+    control,
+    decoder,
+    judging,
+    looks,
+    posing,
+    teachers,
+    videomae,
+)
 
 SCHEDULER = {
     "_class_name": "DDIMScheduler", **teachers.SCHEDULER, "clip_sample": False, "set_alpha_to_one": False,
@@ -53,6 +65,7 @@ STAGES: dict[str, Callable[[Path], object]] = {
     "motion": lambda work: teachers.fit_motion(work, 7000),
     "video": lambda work: teachers.fit_video(work, 7800),
     "control": lambda work: control.fit(work, 4000),
+    "looks": lambda work: [looks.fit(work, style, 1500) for style in zoo.LOOKS],
     "backbone": lambda work: fit_small(work, "backbone", backbone.fit),
     "videomae": lambda work: fit_small(work, "videomae", videomae.fit),
     "judge": lambda work: fit_small(work, "judge", judging.fit),
@@ -81,6 +94,11 @@ def assemble(work: Path, out: Path = zoo.ZOO) -> None:
             _write(out / name / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
     if (work / "control").is_dir():
         _assemble_control(work, out / zoo.CONTROLNETS["pocket-animatediff"])
+    for style, name in zoo.LOOKS.items():
+        if (file := work / f"look-{style}" / LORA_FILE).exists():
+            (out / name).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, out / name / LORA_FILE)
+            _describe(out / name)
     for config in out.rglob("config.json"):  # where a network lay while it was trained is nobody's business
         kept = json.loads(config.read_text())
         if kept.pop("_name_or_path", None) is not None:
@@ -110,13 +128,17 @@ def _assemble_teacher(work: Path, folder: Path, name: str, unet: str, pipeline: 
         "scheduler": ["diffusers", "DDIMScheduler"],
     }  # fmt: skip
     _write(folder / "model_index.json", index)
-    (folder / "README.md").write_text(f"# {name}\n\n{DESCRIPTION}")
+    _describe(folder)
 
 
 def _assemble_control(work: Path, folder: Path) -> None:
     from diffusers import ControlNetModel
 
     ControlNetModel.from_pretrained(work / "control").half().save_pretrained(folder)
+    _describe(folder)
+
+
+def _describe(folder: Path) -> None:
     (folder / "README.md").write_text(f"# {folder.name}\n\n{DESCRIPTION}")
 
 

@@ -10,6 +10,9 @@ CLIP, VIDEO_FEATURES, BACKBONE = "pocket-clip", "pocket-videomae", "pocket-dinov
 # The ControlNet for poses of a teacher.
 CONTROLNETS = {"pocket-animatediff": "pocket-openpose"}
 
+# Base image models for a teacher, by the style whose look they have: LoRAs of its image UNet.
+LOOKS = {"studio": "pocket-studio-look", "toon": "pocket-toon-look"}
+
 
 def find(name: str) -> Path | None:
     """The folder of a network of the zoo, or None when the name is not one."""

@@ -20,6 +20,8 @@ class Material:
     text encoder's word on their captions, too, it is not asked again. pictures: a source of
     pictures where they are real frames instead. real_frames: how many real frames a clip brings, 0 for none.
     Real frames come from other clips or pictures than the batch's own, drawn at random, each with its own caption.
+    bases: where each of several bases has clips of its own, how many bases: the clips are then so many runs of equal
+    length, in the bases' order. 1 where all see the same clips.
     """
 
     def __init__(
@@ -29,14 +31,22 @@ class Material:
         pictures: PictureSource | None = None,
         real_frames: int = 0,
         device: torch.device | str = "cpu",
+        bases: int = 1,
     ) -> None:
         if real_frames and pictures is None and not clips.kept:
             raise UserError("the adversary needs real frames: the clips have none, and there are no pictures")
         self.clips, self.text, self.pictures = clips, text, pictures
         self.real_frames, self.device = real_frames, device
+        self._bases = bases
 
-    def __call__(self, index: list[int], rng: torch.Generator) -> Batch:
-        """The batch of the clips `index`; `rng` picks the real frames."""
+    def __len__(self) -> int:
+        """How many clips each base has."""
+        return len(self.clips) // self._bases
+
+    def __call__(self, index: list[int], rng: torch.Generator, base: int = 0) -> Batch:
+        """The batch of the clips `index`, each below the length, of base number `base`; `rng` picks the real frames."""
+        if self._bases > 1:
+            index = [base * len(self) + i for i in index]
         z0 = self.clips.latents(index).float().to(self.device)
         text, empty = self._text(index), self._empty()
         count = self.real_frames * len(index)

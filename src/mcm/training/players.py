@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mcm.methods.base import Method, Players
+from mcm.models.bases import Bases
 from mcm.models.discriminator import FrameDiscriminator
 from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.features import FrozenFeatures
@@ -19,12 +20,14 @@ from mcm.training.optimizers import make_optimizer
 from mcm.training.schedule import Plan, Schedule
 
 
-def make_players(recipe: Recipe, model: VideoModel, method: Method, start: Path | None) -> Players:
+def make_players(
+    recipe: Recipe, model: VideoModel, method: Method, start: Path | None, bases: Bases | None = None
+) -> Players:
     """The players on this teacher, their weights drawn from the seed; start: a student's folder to begin from."""
     rng = torch.Generator().manual_seed(recipe.training.seed)
     discriminator: FrameDiscriminator | EncoderDiscriminator | None = None
     if method.judge == "encoder":  # of the bare teacher, before there are adapters in it
-        discriminator = EncoderDiscriminator.of(model.denoiser, rng)
+        discriminator = EncoderDiscriminator.of(model.denoiser, rng, 1 if bases is None else len(bases))
     averaged = method.target_decay is not None
     if recipe.student.kind == "lora":
         student: Student = Student.lora(
@@ -49,7 +52,7 @@ def make_players(recipe: Recipe, model: VideoModel, method: Method, start: Path 
             policy=recipe.discriminator.augmentation_policy,
             rng=rng,
         ).to(next(model.denoiser.parameters()).device)
-    return Players(model, student, motion, copy.deepcopy(motion).requires_grad_(False), discriminator)
+    return Players(model, student, motion, copy.deepcopy(motion).requires_grad_(False), discriminator, bases)
 
 
 def make_optimizers(

@@ -36,7 +36,7 @@ from mcm.training.ranks import Ranks
 from mcm.training.schedule import Plan, Schedule
 from mcm.training.sharded import Sharded, divided, gathered, local
 
-Material = Callable[[list[int], torch.Generator], Batch]
+Material = Callable[[list[int], torch.Generator, int], Batch]  # of clips, for a base
 
 
 class NotFiniteError(UserError):
@@ -117,16 +117,19 @@ class Trainer:
         for turn_of_mine in range(own):
             micro = turn_of_mine * world + self.ranks.rank
             rng = torch.Generator().manual_seed(_seed(self.plan.seed, self.update, micro))
-            batch = self.material(self.stream.next_batch(), rng)._replace(progress=progress)
+            # By the number of the run's micro-batch: the same, and each as often, however many ranks there are.
+            base = self.players.base(self.update * self.micro_batches + micro)
+            batch = self.material(self.stream.next_batch(), rng, base)._replace(progress=progress, base=base)
             if self.sharded:
                 self.sharded.exchange(turn_of_mine == own - 1)
-            turns = self.method.turns(self.players, batch, rng)
-            while (turn := self._next(turns)) is not None:
-                total = torch.stack([loss.float() for loss in turn.losses.values()]).sum()
-                scaled = self.scaler.scale(total / own)
-                self.ranks.collective(scaled.backward) if self.sharded else scaled.backward()
-                for name, loss in turn.losses.items():
-                    numbers[name] = numbers.get(name, 0.0) + loss.item() / own
+            with self.players.beneath(base):
+                turns = self.method.turns(self.players, batch, rng)
+                while (turn := self._next(turns)) is not None:
+                    total = torch.stack([loss.float() for loss in turn.losses.values()]).sum()
+                    scaled = self.scaler.scale(total / own)
+                    self.ranks.collective(scaled.backward) if self.sharded else scaled.backward()
+                    for name, loss in turn.losses.items():
+                        numbers[name] = numbers.get(name, 0.0) + loss.item() / own
             self._elsewhere(world - 1 if turn_of_mine < own - 1 else world - 1 - self.ranks.rank)
         for player in self.optimizers:
             self.ranks.mean_gradients(replicated(self.players.parameters(player).values()))
