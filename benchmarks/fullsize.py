@@ -26,11 +26,12 @@ from mcm.output import write_json
 
 RESULTS = Path(__file__).with_name("fullsize.json")
 FREE = 1.1  # a row is made where so many times its planned bytes are free
-# (teacher, side in pixels, frames), smallest first. UNet3DConditionModel has no gradient checkpointing in diffusers.
+# (teacher, side in pixels, frames, gradient checkpointing), smallest first.
 ROWS = [
-    ("modelscope", 64, 8), ("animatediff", 64, 8), ("modelscope", 128, 8), ("animatediff", 128, 8),
-    ("modelscope", 128, 16), ("animatediff", 128, 16), ("modelscope", 256, 4), ("animatediff", 256, 8),
-    ("modelscope", 256, 8), ("animatediff", 256, 16), ("modelscope", 256, 16), ("animatediff", 512, 16),
+    ("modelscope", 64, 8, False), ("animatediff", 64, 8, True), ("modelscope", 128, 8, False),
+    ("modelscope", 128, 8, True), ("animatediff", 128, 8, True), ("modelscope", 128, 16, False),
+    ("modelscope", 128, 16, True), ("animatediff", 128, 16, True), ("animatediff", 256, 16, True),
+    ("modelscope", 256, 16, True), ("animatediff", 512, 16, True),
 ]  # fmt: skip
 
 
@@ -70,13 +71,13 @@ def write_backbone(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps({"crop_size": {"height": 224, "width": 224}}))
 
 
-def recipe_of(teacher: str, side: int, frames: int, root: Path) -> Any:
+def recipe_of(teacher: str, side: int, frames: int, checkpointing: bool, root: Path) -> Any:
     from mcm.recipe import Recipe
 
     return Recipe.model_validate({
         "teacher": str(root / teacher), "data": {"videos": "clips", "frames": frames, "size": (side, side)},
         "discriminator": {"backbone": str(root / "backbone")},
-        "training": {"batch": 1, "gradient_checkpointing": teacher == "animatediff"},
+        "training": {"batch": 1, "gradient_checkpointing": checkpointing},
     })  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def with_weights(*networks: nn.Module) -> None:
             table.zero_()
 
 
-def one_row(teacher: str, side: int, frames: int, root: Path) -> dict[str, Any]:
+def one_row(teacher: str, side: int, frames: int, checkpointing: bool, root: Path) -> dict[str, Any]:
     """Plan a step, then make it: the real turns, backward passes and optimizers."""
     from mcm.methods.base import Batch
     from mcm.models.text import TextEmbedding
@@ -100,7 +101,7 @@ def one_row(teacher: str, side: int, frames: int, root: Path) -> dict[str, Any]:
     from mcm.training.optimizers import clip
     from mcm.training.players import make_optimizers, make_players
 
-    recipe = recipe_of(teacher, side, frames, root)
+    recipe = recipe_of(teacher, side, frames, checkpointing, root)
     planned = plan(recipe).memory
     needed, free = planned["peak"], psutil.virtual_memory().available
     if needed * FREE > free:
@@ -146,20 +147,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/fullsize"), help="folder of configurations")
     parser.add_argument("--row", nargs=3, help="teacher, side and frames: this row alone, its JSON to stdout")
+    parser.add_argument("--no-checkpointing", action="store_true", help="with --row: keep all activations")
     parser.add_argument("--minutes", type=float, default=20, help="a row that takes longer is given up")
     args = parser.parse_args()
     if args.row:
-        print(json.dumps(one_row(args.row[0], int(args.row[1]), int(args.row[2]), args.work)))
+        teacher, side, frames = args.row[0], int(args.row[1]), int(args.row[2])
+        print(json.dumps(one_row(teacher, side, frames, not args.no_checkpointing, args.work)))
         return
     for kind in ("modelscope", "animatediff"):
         write_configs(kind, args.work / kind)
     write_backbone(args.work / "backbone")
     told: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": []}
-    done = {(row["teacher"], row["size"][0], row["frames"]) for row in told["rows"]}
-    for teacher, side, frames in ROWS:
-        if (teacher, side, frames) in done:
+    done = {(row["teacher"], row["size"][0], row["frames"], row["checkpointing"]) for row in told["rows"]}
+    for teacher, side, frames, checkpointing in ROWS:
+        if (teacher, side, frames, checkpointing) in done:
             continue
         line = [sys.executable, __file__, "--work", str(args.work), "--row", teacher, str(side), str(frames)]
+        line += [] if checkpointing else ["--no-checkpointing"]
         try:
             made = subprocess.run(line, stdout=subprocess.PIPE, text=True, timeout=60 * args.minutes, check=True)
         except subprocess.TimeoutExpired:

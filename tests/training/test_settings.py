@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from stage import make_batch
-from tiny import tiny_animatediff
+from tiny import tiny_animatediff, tiny_modelscope
 from tiny_run import recipe
 from tiny_trainer import make_trainer, weights
 
@@ -36,15 +36,16 @@ def gradients(players: Players) -> dict[str, torch.Tensor]:
     return {name: grad for name, grad in found.items() if grad is not None}
 
 
+@pytest.mark.parametrize("family", ["animatediff", "modelscope"])
 @pytest.mark.parametrize("student", [{"rank": 2, "targets": "attention"}, {"kind": "full"}], ids=["lora", "full"])
-def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path, student: Any) -> None:
-    tiny_animatediff(tmp_path / "animatediff")
+def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path, student: Any, family: str) -> None:
+    (tiny_animatediff if family == "animatediff" else tiny_modelscope)(tmp_path / family)
     found = []
     for on in (False, True):
-        chosen = recipe(tmp_path, student=student, training__gradient_checkpointing=on)
+        chosen = recipe(tmp_path, family, student=student, training__gradient_checkpointing=on)
         players = make_players(chosen, load_video_model(chosen.teacher), chosen.method.build(), None)
-        network: Any = players.student.denoisers()[0].network
-        assert network.is_gradient_checkpointing == on
+        for network in (players.student.denoisers()[0].network, players.model.codec):
+            assert any("forward" in vars(module) for module in network.modules()) == on
         found.append(gradients(players))
     assert found[0].keys() == found[1].keys()
     assert len(found[0]) > 10

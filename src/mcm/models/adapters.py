@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from mcm.diffusion.paths import Denoised
 from mcm.errors import UserError, one_of
+from mcm.models.checkpointing import checkpoint
 from mcm.models.folders import place, read_json
-from mcm.models.student import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Student, check_same, checkpoint, stored
+from mcm.models.student import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Student, check_same, stored
 from mcm.models.video import Control, TextEmbedding, VideoDenoiser
 
 TARGETS = ("all", "attention")

@@ -56,6 +56,10 @@ class VideoCodec(nn.Module):
         """T of the video that latents of `frames` frames decode to."""
         return (frames - 1) * self.time_factor + 1
 
+    def recomputable(self) -> list[nn.Module]:
+        """The networks that gradient checkpointing may run again in a backward pass."""
+        return [self.vae.decoder]
+
     @torch.no_grad()
     def encode_frames(self, frames: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """Frames (N, 3, H, W) in [-1, 1] -> latents (N, C, h, w): the posterior's mean, or a sample of it
@@ -112,6 +116,9 @@ class CausalCodec(VideoCodec, ABC):
 
     def __init__(self, vae: Any) -> None:
         super().__init__(vae, slice_frames=1)
+
+    def recomputable(self) -> list[nn.Module]:
+        return []  # layers fill and read a cache as they run: a second time they would find another
 
     @abstractmethod
     def _parts(self, frames: int) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
+from mcm.models.checkpointing import uncheckpoint
 from mcm.models.video import TextEmbedding, VideoDenoiser
 
 GROUPS = 8
@@ -56,6 +57,7 @@ class EncoderDiscriminator(nn.Module):
     def of(cls, denoiser: VideoDenoiser, rng: torch.Generator, bases: int = 1) -> Self:
         """On a copy of a teacher's network, before adapters are put in; rng draws the heads."""
         network: Any = copy.deepcopy(denoiser.network)
+        uncheckpoint(network)  # whose layers may not be thawed between their two passes, as `frozen` does
         # Without the way up, diffusers' UNets return what their middle says.
         network.up_blocks, network.conv_norm_out, network.conv_out = nn.ModuleList(), None, nn.Identity()
         encoder = type(denoiser)(network, denoiser.path, denoiser.kind, denoiser.multiple, denoiser.max_frames)

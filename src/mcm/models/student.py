@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mcm.diffusion.paths import Denoised
 from mcm.errors import UserError, one_of
+from mcm.models.checkpointing import checkpoint
 from mcm.models.folders import load_network, place, read_json
 from mcm.models.video import Control, TextEmbedding, VideoDenoiser
 
@@ -251,16 +252,6 @@ class FullStudent(Student):
             network.save_config(into)
 
         place(Path(folder), write, "student")
-
-
-def checkpoint(network: nn.Module) -> None:
-    """Gradient checkpointing on; UserError where diffusers cannot."""
-    if not getattr(network, "_supports_gradient_checkpointing", False):
-        raise UserError(
-            f"gradient checkpointing: diffusers' {type(network).__name__} does not support it; switch it off "
-            "(smaller batches with more accumulation save memory too)"
-        )
-    cast(Any, network).enable_gradient_checkpointing()
 
 
 def stored(weight: Tensor, half: bool) -> Tensor:

@@ -70,9 +70,14 @@ class Experts(nn.Module):
                 rows.append(chosen)
         return (torch.cat(said)[torch.cat(rows).argsort()],)
 
-    def enable_gradient_checkpointing(self) -> None:
-        self.transformer.enable_gradient_checkpointing()
-        self.transformer_2.enable_gradient_checkpointing()
+    def enable_gradient_checkpointing(self, gradient_checkpointing_func: Any = None) -> None:
+        """As diffusers', of both."""
+        self.transformer.enable_gradient_checkpointing(gradient_checkpointing_func)
+        self.transformer_2.enable_gradient_checkpointing(gradient_checkpointing_func)
+
+    def disable_gradient_checkpointing(self) -> None:
+        self.transformer.disable_gradient_checkpointing()
+        self.transformer_2.disable_gradient_checkpointing()
 
 
 class WanCodec(CausalCodec):

@@ -93,7 +93,7 @@ def plan(
         step=step, flops_update=step.work.flops * training.accumulation, available=available, notes=notes,
     )  # fmt: skip
     if not networks.can_checkpoint():
-        notes.append("gradient checkpointing: diffusers' network of this teacher does not support it")
+        notes.append("gradient checkpointing: this teacher's network has no blocks of layers to be computed again")
     if device is not None:
         found.card = card
         if takes(device, training.precision):

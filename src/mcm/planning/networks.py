@@ -6,7 +6,7 @@ import copy
 import re
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,11 +14,12 @@ from torch import nn
 from mcm.errors import UserError
 from mcm.methods.base import Players
 from mcm.models.bases import Bases
+from mcm.models.checkpointing import can_checkpoint, checkpoint, uncheckpoint
 from mcm.models.discriminator import FrameDiscriminator
 from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.features import FrozenFeatures
 from mcm.models.folders import find_folder
-from mcm.models.student import Student, checkpoint
+from mcm.models.student import Student
 from mcm.models.video import VideoModel, load_video_model
 from mcm.motion import motion_representation
 from mcm.planning.shapes import recomputing
@@ -72,7 +73,7 @@ class Networks:
         self._own = {"denoiser": count(self.model.denoiser), "codec": count(self.model.codec)}
         self._own["text encoder"] = count(self.model.text)
         self._weights = held(self.model.denoiser, self.model.codec, self.model.text)
-        self._checkpoints = bool(getattr(self.model.denoiser.network, "_supports_gradient_checkpointing", False))
+        self._checkpoints = can_checkpoint(self.model.denoiser.network)
         self.method.check(self.model)
         self.bases = self._bases()
         self.frames = recipe.data.frames or self.model.frames
@@ -196,7 +197,7 @@ class Networks:
         return {**rounded, "peak": sum(rounded.values())}
 
     def can_checkpoint(self) -> bool:
-        """Whether diffusers can compute this network's activations again in the backward pass."""
+        """Whether this network's activations can be computed again in the backward pass."""
         return self._checkpoints
 
     def step(self, kind: str, precision: str, batch: int, checkpointing: bool = False) -> Step:
@@ -206,10 +207,10 @@ class Networks:
             players = self.players(kind)
             with ExitStack() as stack:
                 if checkpointing:
-                    network = cast(Any, players.student.denoisers()[0].network)
-                    checkpoint(network)  # whether it can
-                    network.enable_gradient_checkpointing(recomputing(HALF.get(precision)))
-                    stack.callback(network.disable_gradient_checkpointing)
+                    own = players.student.denoisers()[0].network
+                    for network in (own, *players.model.codec.recomputable()):
+                        checkpoint(network, recomputing(HALF.get(precision)))
+                        stack.callback(uncheckpoint, network)
                 batch_of_recipe = self.recipe.training.batch
                 self._steps[key] = measure_step(
                     self.method, players, self.shape, precision, batch_of_recipe, self._results

@@ -73,14 +73,14 @@ class Shapes(TorchFunctionMode):
 
 
 def recomputing(dtype: torch.dtype | None) -> Callable[..., Any]:
-    """For diffusers' `enable_gradient_checkpointing`: as its own, but the second pass is inside `Shapes`, too (inside a
+    """For `mcm.models.checkpointing.checkpoint`: as torch's own, but the second pass is inside `Shapes`, too (inside a
     backward pass no mode of torch's functions is on)."""
 
-    def run(layer: Callable[..., Any], *args: Any) -> Any:
+    def run(layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         def contexts() -> tuple[Any, Any]:
             return nullcontext(), Shapes(dtype)
 
-        return checkpoint(layer, *args, use_reentrant=False, context_fn=contexts)
+        return checkpoint(layer, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return run
 

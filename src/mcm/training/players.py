@@ -9,6 +9,7 @@ import torch
 
 from mcm.methods.base import Method, Players
 from mcm.models.bases import Bases
+from mcm.models.checkpointing import checkpoint
 from mcm.models.discriminator import FrameDiscriminator
 from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.features import FrozenFeatures
@@ -36,6 +37,9 @@ def make_players(
         )  # fmt: skip
     else:
         student = Student.full(model.denoiser, averaged, recipe.training.gradient_checkpointing)
+    if recipe.training.gradient_checkpointing:
+        for network in model.codec.recomputable():
+            checkpoint(network)
     if start is not None:
         student.begin(start)
     with torch.random.fork_rng(devices=[]):
