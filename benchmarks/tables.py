@@ -104,6 +104,17 @@ def prepare() -> str:
     )
 
 
+def kills() -> str:
+    """A run of training, killed again and again (`benchmarks/kills.py`)."""
+    report = json.loads((HERE / "kills.json").read_text())
+    ends = "as the uninterrupted run, bit for bit" if report["exact"] else "**differently**"
+    runs, updates = len(report["runs"]), report["recipe"]["training"]["updates"]
+    return (
+        f"Measured (`benchmarks/kills.json`): {report['kills']} times killed at random moments, in {runs} runs of "
+        f"{updates} updates, training ended {ends}."
+    )
+
+
 def fullsize() -> str:
     """Steps of full-size teachers beside their plans (`benchmarks/fullsize.py`)."""
     report = json.loads((HERE / "fullsize.json").read_text())
@@ -122,7 +133,7 @@ def fullsize() -> str:
     return "\n".join(lines)
 
 
-BLOCKS = {"quickstart": quickstart, "prepare": prepare, "demo": demo, "zoo": zoo, "fullsize": fullsize}
+BLOCKS = {"quickstart": quickstart, "kills": kills, "prepare": prepare, "demo": demo, "zoo": zoo, "fullsize": fullsize}
 
 
 def written(text: str) -> str:
