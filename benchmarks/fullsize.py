@@ -1,7 +1,9 @@
 """One whole MCM step of full-size teachers with random weights on the CPU, beside what `mcm plan` says of it.
 
-LoRA students, a discriminator on a backbone of DINOv2-small's size, the code of a run's training step. Each row is a
-process of its own; rows that are there already are not made again. `make fullsize` runs it.
+LoRA students, a discriminator on a backbone of DINOv2-small's size, the code of a run's training step, in the middle of
+a run: the optimizers have their states already. Each row is a process of its own, whose C library gives freed memory
+back at once (else it keeps up to as much again, and a peak says little of what was needed); rows that are there already
+are not made again. `make fullsize` runs it.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -26,6 +29,8 @@ from mcm.output import write_json
 
 RESULTS = Path(__file__).with_name("fullsize.json")
 FREE = 1.1  # a row is made where so many times its planned bytes are free
+# glibc otherwise learns to keep blocks of up to 32 MB in its heap, where they stay when they are freed.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
 # (teacher, side in pixels, frames, gradient checkpointing), smallest first.
 ROWS = [
     ("modelscope", 64, 8, False), ("animatediff", 64, 8, True), ("modelscope", 128, 8, False),
@@ -92,6 +97,15 @@ def with_weights(*networks: nn.Module) -> None:
             table.zero_()
 
 
+def step_of_nothing(optimizer: torch.optim.Optimizer) -> None:
+    """The optimizer's states as after a step, made of gradients that are zero."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
 def one_row(teacher: str, side: int, frames: int, checkpointing: bool, root: Path) -> dict[str, Any]:
     """Plan a step, then make it: the real turns, backward passes and optimizers."""
     from mcm.methods.base import Batch
@@ -122,6 +136,8 @@ def one_row(teacher: str, side: int, frames: int, checkpointing: bool, root: Pat
         torch.randn(1, *model.latent_shape(frames, (side, side))), text, empty, torch.randn(picked, 3, side, side),
         torch.randn(picked, width), progress=method.heaviest,
     )  # fmt: skip
+    for optimizer in optimizers.values():
+        step_of_nothing(optimizer)
     began = time.monotonic()
     for turn in method.turns(players, batch, rng):
         torch.stack(list(turn.losses.values())).sum().backward()
@@ -165,7 +181,10 @@ def main() -> None:
         line = [sys.executable, __file__, "--work", str(args.work), "--row", teacher, str(side), str(frames)]
         line += [] if checkpointing else ["--no-checkpointing"]
         try:
-            made = subprocess.run(line, stdout=subprocess.PIPE, text=True, timeout=60 * args.minutes, check=True)
+            made = subprocess.run(
+                line, stdout=subprocess.PIPE, text=True, timeout=60 * args.minutes, check=True,
+                env={**os.environ, **GIVE_BACK},
+            )  # fmt: skip
         except subprocess.TimeoutExpired:
             print(f"{teacher} {side}x{side}x{frames}: more than {args.minutes:g} minutes, given up", flush=True)
             continue
