@@ -46,6 +46,12 @@ class MethodConfig(Group):
 
     name: str = Field(default=_DEFAULT_METHOD, min_length=1, description="the method: `mcm list` names them")
     solver_steps: int = Field(default=50, ge=1, le=1000, description="N, points of the teacher's solver grid")
+    solver: Literal["ddim", "midpoint"] = Field(
+        default="ddim", description="the teacher's step on that grid; midpoint: second order, twice the passes"
+    )
+    zero_terminal_snr: bool = Field(
+        default=False, description="the student sees pure noise where generation starts"
+    )
     guidance_min: float = Field(
         default=5.0, ge=0, description="smallest w; diffusers' guidance_scale is w + 1"
     )

@@ -18,6 +18,7 @@ from mcm.diffusion import (
     dpmpp_2m_step,
     euler_step,
     guide,
+    midpoint_step,
 )
 
 VP = VariancePreserving(torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2)
@@ -50,6 +51,9 @@ def error(path: NoisePath, rule: str, steps: int) -> float:
     z = start = torch.tensor([1.3], dtype=torch.float64)
     previous = None
     for t, s in pairwise(times[:, None]):
+        if rule == "midpoint":
+            z = midpoint_step(path, lambda z, r: exact_denoiser(path, z, r), z, t, s)
+            continue
         denoised = exact_denoiser(path, z, t)
         if rule == "dpm++":
             z, previous = dpmpp_2m_step(path, denoised, t, s, previous, z), (denoised.x0, t)
@@ -59,7 +63,7 @@ def error(path: NoisePath, rule: str, steps: int) -> float:
 
 
 @pytest.mark.parametrize("path", [VP, FLOW], ids=["vp", "flow"])
-@pytest.mark.parametrize(("rule", "order"), [("ddim", 1), ("euler", 1), ("dpm++", 2)])
+@pytest.mark.parametrize(("rule", "order"), [("ddim", 1), ("euler", 1), ("dpm++", 2), ("midpoint", 2)])
 def test_order_of_convergence(path: NoisePath, rule: str, order: int):
     coarse, middle, fine = (error(path, rule, steps) for steps in (20, 40, 80))
     # The betas are a table, interpolated: the flow is smooth between its entries and nearly so across them.
@@ -133,6 +137,38 @@ def test_second_order_after_pure_noise_is_finite():
     t, s = torch.tensor([800, 800]), torch.tensor([600, 600])
     made = dpmpp_2m_step(FLOW, denoised, t, s, (last, torch.tensor([1000, 1000])))
     torch.testing.assert_close(made, FLOW.diffuse(*denoised, s), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", [VP, FLOW], ids=["vp", "flow"])
+def test_halfway_is_the_middle_in_log_snr(path: NoisePath):
+    t, s = torch.tensor([900.0, 500.0, 30.0]), torch.tensor([700.0, 499.0, 10.0])
+    middle = path.log_snr(path.halfway(t, s).double())
+    ends = path.log_snr(t.double()), path.log_snr(s.double())
+    torch.testing.assert_close(middle, (ends[0] + ends[1]) / 2, atol=1e-4, rtol=0)
+    whole = path.halfway(torch.tensor([900, 500]), torch.tensor([700, 499]))
+    assert whole.dtype == torch.long
+    assert 700 < whole[0] < 900
+    assert whole[1] in (499, 500)
+
+
+def test_a_midpoint_step_at_whole_times_stays_of_second_order():
+    """Rounded to whole times the middle is not quite one: the weight of its word follows where it is."""
+    t, s, start = torch.tensor([440]), torch.tensor([425]), torch.tensor([1.3], dtype=torch.float64)
+    aim = exact_flow(VP, start, t.double(), s.double())
+    made = midpoint_step(VP, lambda z, r: exact_denoiser(VP, z, r.double()), start, t, s)
+    first = ddim_step(VP, exact_denoiser(VP, start, t.double()), t.double(), s.double())
+    assert abs(float(made - aim)) < abs(float(first - aim)) / 50
+
+
+@pytest.mark.parametrize("path", [VP, FLOW], ids=["vp", "flow"])
+def test_a_midpoint_step_to_or_from_an_infinite_log_snr_is_of_first_order(path: NoisePath):
+    denoised, z = draw()
+    t, s = torch.tensor([300, 100]), torch.full((2,), int(path.clean_time))
+    torch.testing.assert_close(midpoint_step(path, lambda z, r: denoised, z, t, s), denoised.x0, atol=1e-5, rtol=1e-5)
+    if path is FLOW:
+        t, s = torch.tensor([1000, 1000]), torch.tensor([600, 600])
+        made = midpoint_step(path, lambda z, r: denoised, z, t, s)
+        torch.testing.assert_close(made, ddim_step(path, denoised, t, s, z))
 
 
 def test_steps_keep_the_gradient_and_the_dtype():

@@ -10,10 +10,12 @@ from stage import FRAMES, make_batch, make_players
 from torch import Tensor
 
 from mcm.diffusion.consistency import ConsistencyFunction
-from mcm.diffusion.paths import Denoised
+from mcm.diffusion.paths import Denoised, expand
+from mcm.diffusion.solvers import ddim_step, guide
 from mcm.errors import UserError
 from mcm.methods import method, methods
 from mcm.methods.base import Players
+from mcm.models.video import TextEmbedding
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,59 @@ def test_at_the_clean_end_the_target_asks_no_network(folder):
     assert asked == [1]
     assert torch.equal(out[0], z[0])
     assert not torch.equal(out[1], z[1])
+
+
+@pytest.mark.parametrize("name", ["lcm", "mcm", "frames"])
+def test_the_student_starts_from_pure_noise(folder, name):
+    """With zero_terminal_snr it sees nothing of z0 at the last time, and z_t at all others."""
+    plain, chosen = (method(name, adversary="video", zero_terminal_snr=zero) for zero in (False, True))
+    players = make_players(folder, chosen)
+    z0 = make_batch(players).z0
+    path = players.model.path
+    t = torch.tensor([999, 979])
+    on_path, seen = chosen.noisy(players, z0, t, seeded(4))
+    noise = torch.randn(z0.shape, generator=seeded(4))
+    assert torch.equal(on_path, path.diffuse(z0, noise, t))
+    assert torch.equal(seen[0], noise[0])
+    assert torch.equal(seen[1], on_path[1])
+    assert not torch.equal(seen[0], on_path[0])
+    assert all(torch.equal(z, on_path) for z in plain.noisy(players, z0, t, seeded(4)))
+
+
+def test_the_teacher_steps_from_the_path_where_the_student_sees_noise(folder):
+    chosen = method("lcm", solver_steps=1, zero_terminal_snr=True)  # one time: the last
+    players = make_players(folder, chosen)
+    batch = make_batch(players, real=False)
+    z_t, t, z_s, s = chosen.noisy_pair(players, batch.z0, batch, seeded(6))
+    plain = method("lcm", solver_steps=1)
+    on_path, _, same, _ = plain.noisy_pair(players, batch.z0, batch, seeded(6))
+    assert torch.equal(z_s, same)
+    assert (t == 999).all()
+    assert (s == 0).all()
+    torch.testing.assert_close(on_path - z_t, players.model.path.diffuse(batch.z0, z_t, t) - z_t)
+
+
+def test_a_midpoint_step_of_the_guided_teacher(folder):
+    """z_s by hand: the teacher's word half-way, guided, in the place of its word at t."""
+    chosen = method("lcm", solver="midpoint", solver_steps=4, guidance_min=2.0, guidance_max=2.0)
+    players = make_players(folder, chosen)
+    batch = make_batch(players, real=False)
+    path, teacher = players.model.path, players.student.teacher
+    z_t, t, z_s, s = chosen.noisy_pair(players, batch.z0, batch, seeded(8))
+    empty = TextEmbedding(*(part.expand(len(t), *part.shape[1:]) for part in batch.empty))
+
+    def said(z: Tensor, r: Tensor) -> Denoised:
+        return guide(teacher(z, r, batch.text), teacher(z, r, empty), 3.0)
+
+    half = path.halfway(t, s)
+    first = said(z_t, t)
+    second = said(path.diffuse(*first, half), half)
+    r = (path.log_snr(half) - path.log_snr(t)) / (path.log_snr(s) - path.log_snr(t))
+    x0 = first.x0 + expand(0.5 / r, z_t) * (second.x0 - first.x0)
+    expected = ddim_step(path, Denoised(x0, first.eps), t, s, z_t)
+    torch.testing.assert_close(z_s, expected, atol=1e-4, rtol=1e-4)
+    plain = method("lcm", solver_steps=4, guidance_min=2.0, guidance_max=2.0)
+    assert not torch.allclose(plain.noisy_pair(players, batch.z0, batch, seeded(8))[2], z_s, atol=1e-4)
 
 
 @pytest.mark.parametrize("trajectory", ["one-step", "multi-step"])

@@ -11,7 +11,7 @@ from mcm.diffusion.paths import (
     expand,
     path_from_config,
 )
-from mcm.diffusion.solvers import ddim_step, dpmpp_2m_step, euler_step, guide
+from mcm.diffusion.solvers import ddim_step, dpmpp_2m_step, euler_step, guide, midpoint_step
 
 __all__ = [
     "ConsistencyFunction",
@@ -28,6 +28,7 @@ __all__ = [
     "guide",
     "l1",
     "l2",
+    "midpoint_step",
     "path_from_config",
     "pseudo_huber",
 ]

@@ -18,6 +18,7 @@ from torch import Tensor
 from mcm.errors import UserError, one_of
 
 KINDS = ("epsilon", "sample", "v_prediction", "flow")
+BISECTIONS = 40  # halvings of a span of 1000 times: to 1e-9 of a time
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 
@@ -69,6 +70,21 @@ class NoisePath(ABC):
         DPM-Solver's lambda (arXiv 2211.01095) is half of it.
         """
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def halfway(self, t: Tensor, s: Tensor) -> Tensor:
+        """The time where log SNR is midway between those of t and s (B,), t the noisier -> (B,), the dtype of t.
+
+        A whole time where times are whole numbers; t itself where one of the two ends is infinite.
+        """
+        ends = self.log_snr(t.double()), self.log_snr(s.double())
+        wanted = (ends[0] + ends[1]) / 2
+        low, high = s.double(), t.double()
+        for _ in range(BISECTIONS):  # log SNR falls with the time
+            middle = (low + high) / 2
+            noisy = self.log_snr(middle) < wanted
+            low, high = torch.where(noisy, low, middle), torch.where(noisy, middle, high)
+        found = (low + high) / 2 if t.is_floating_point() else ((low + high) / 2).round()
+        return torch.where(torch.isfinite(wanted), found.to(t.dtype), t)
 
     def diffuse(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """z_t = alpha_t x0 + sigma_t eps; x0 and eps (B, ...), t (B,) -> (B, ...)."""

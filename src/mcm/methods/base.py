@@ -9,23 +9,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcm.adversarial import AdversarialLoss, gradient_penalty
 from mcm.diffusion.consistency import ConsistencyFunction
 from mcm.diffusion.grid import SolverGrid
-from mcm.diffusion.paths import Denoised
-from mcm.diffusion.solvers import ddim_step
-from mcm.models.bases import Bases
+from mcm.diffusion.paths import Denoised, expand
+from mcm.diffusion.solvers import ddim_step, midpoint_step
+from mcm.methods.players import Batch, Players, Turn
 from mcm.models.discriminator import FrameDiscriminator
-from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.guidance import Denoise, guided
-from mcm.models.student import Student
 from mcm.models.video import TextEmbedding, VideoModel
 from mcm.samplers.base import Sampler
 from mcm.samplers.loop import sample
@@ -33,97 +30,13 @@ from mcm.samplers.loop import sample
 PASSES = 2  # of the discriminator of frames in its own turn, `discriminator_losses`: made ones and real ones
 
 
-class Batch(NamedTuple):
-    """One micro-batch of training material, on the device.
-
-    z0: latents of B clips, (B, C, T, h, w); text: their captions; empty: the empty prompt, one row (the
-    unconditional half of guidance). real_frames: (N, 3, H, W) in [-1, 1], what the discriminator takes for real, and
-    real_text: pooled embeddings of their captions (N, E); both None where the method has no adversary. progress: the
-    share of the run that is behind, in [0, 1), for methods of several stages. base: number of the base image model that
-    the networks have inside, where a run has several.
-    """
-
-    z0: Tensor
-    text: TextEmbedding
-    empty: TextEmbedding
-    real_frames: Tensor | None = None
-    real_text: Tensor | None = None
-    progress: float = 0.0
-    base: int = 0
-
-
-class Turn(NamedTuple):
-    """The losses of one player; what the player minimises is their sum."""
-
-    player: str
-    losses: dict[str, Tensor]
-
-
-@dataclass
-class Players:
-    """Who takes part in a training step.
-
-    model: the teacher (its codec and noise path); student: adapters on the teacher's weights or a full copy;
-    motion: phi, and averaged_motion: its average over time, which the target side looks through (equal to phi where
-    phi has no weights); discriminator: of frames, or of latent clips, as the method's `judge` says; None where nothing
-    judges. bases: image models that take turns inside teacher and student; None for the teacher's own alone.
-    """
-
-    model: VideoModel
-    student: Student
-    motion: nn.Module
-    averaged_motion: nn.Module
-    discriminator: FrameDiscriminator | EncoderDiscriminator | None
-    bases: Bases | None = None
-
-    def base(self, number: int) -> int:
-        """The number of the base that micro-batch `number` of the run sees."""
-        return 0 if self.bases is None else self.bases.turn(number)
-
-    def beneath(self, base: int) -> AbstractContextManager[None]:
-        """Inside, teacher, student and target have the spatial weights of a base; see `Bases.beneath`."""
-        return nullcontext() if self.bases is None else self.bases.beneath(self.student.denoisers(), base)
-
-    def parameters(self, player: str) -> dict[str, nn.Parameter]:
-        """What a player trains, by name."""
-        if player in ("spatial", "temporal"):  # the student in two parts, of methods that train them apart
-            temporal = self.student.denoisers()[0].is_temporal
-            weights = self.student.trainable().items()
-            return {f"student.{name}": p for name, p in weights if temporal(name) == (player == "temporal")}
-        if player == "student":
-            head = {f"motion.{name}": p for name, p in self.motion.named_parameters()}
-            return {**{f"student.{name}": p for name, p in self.student.trainable().items()}, **head}
-        if player == "discriminator" and self.discriminator is not None:
-            return self.discriminator.trainable()
-        raise ValueError(f"no player {player!r} here")
-
-    @contextmanager
-    def only(self, player: str) -> Iterator[None]:
-        """Inside, no other part of the student takes gradients."""
-        own = {id(p) for p in self.parameters(player).values()}
-        others = [p for p in self.student.trainable().values() if id(p) not in own]
-        for p in others:
-            p.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for p in others:
-                p.requires_grad_(True)
-
-    @torch.no_grad()
-    def average(self, target_decay: float | None, head_decay: float) -> None:
-        """After an update of the student: move the averaged target and the averaged motion head along."""
-        if target_decay is not None:
-            self.student.average(target_decay)
-        for kept, new in zip(self.averaged_motion.parameters(), self.motion.parameters(), strict=True):
-            kept.lerp_(new, 1 - head_decay)
-
-
 @dataclass(frozen=True)
 class Method(ABC):
     """A distillation method: a frozen dataclass whose fields are the paper's symbols.
 
-    solver_steps N; guidance w ~ U[guidance_min, guidance_max] (diffusers' guidance_scale is w + 1); sigma_data d and
+    solver_steps N; solver: the teacher's step from t to s, "ddim" or, of second order at twice the passes, "midpoint"
+    (for coarse grids); zero_terminal_snr: whether the student sees pure noise where generation starts; guidance
+    w ~ U[guidance_min, guidance_max] (diffusers' guidance_scale is w + 1); sigma_data d and
     timestep_scaling k of the consistency function; huber_c c; motion: name of phi; adversary: "none", "video" or
     "pictures", where the discriminator's real frames come from; adversarial_start: share of the run that it learns
     before the student hears it; frames_picked K; generated_probability lambda;
@@ -141,6 +54,8 @@ class Method(ABC):
     over_bases: ClassVar[bool] = False
 
     solver_steps: int = 50
+    solver: str = "ddim"
+    zero_terminal_snr: bool = False
     guidance_min: float = 5.0
     guidance_max: float = 15.0
     sigma_data: float = 0.5
@@ -204,13 +119,34 @@ class Method(ABC):
     def noisy_pair(
         self, players: Players, z0: Tensor, batch: Batch, rng: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(z_t, t, z_s, s): diffuse z0 to a drawn grid time t, and take the guided teacher's one step to s (item 2)."""
+        """(z_t, t, z_s, s): diffuse z0 to a drawn grid time t, and take the guided teacher's one step to s (item 2).
+
+        z_t is what the student sees, which `noisy` may have changed; the teacher steps from the path itself.
+        """
         t, s = (x.to(z0.device) for x in self.grid(players).draw(len(z0), rng))
         w = self.guidance_min + (self.guidance_max - self.guidance_min) * uniform(len(z0), rng, z0.device)
+        z_t, seen = self.noisy(players, z0, t, rng)
+
+        def teacher(z: Tensor, r: Tensor) -> Denoised:
+            return guided(players.student.teacher, z, r, batch.text, batch.empty, w + 1)
+
         path = players.model.path
-        z_t = path.diffuse(z0, normal(z0.shape, rng, z0), t)
-        denoised = guided(players.student.teacher, z_t, t, batch.text, batch.empty, w + 1)
-        return z_t, t, ddim_step(path, denoised, t, s), s
+        if self.solver == "midpoint":
+            return seen, t, midpoint_step(path, teacher, z_t, t, s), s
+        return seen, t, ddim_step(path, teacher(z_t, t), t, s), s
+
+    def noisy(self, players: Players, z0: Tensor, t: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """z_t of the path, and as the student sees it: with zero_terminal_snr without z0 where generation starts.
+
+        Few schedules end in pure noise (arXiv 2305.08891): what is left of z0 in z_T tells a student the brightness and
+        the scenery of a clip, and generation, which starts from pure noise, would have it read them out of nothing.
+        """
+        noise = normal(z0.shape, rng, z0)
+        z_t = players.model.path.diffuse(z0, noise, t)
+        if not self.zero_terminal_snr:
+            return z_t, z_t
+        first = self.sampler().times(players.model.path, 1)[0].to(t)
+        return z_t, torch.where(expand(t == first, z0).bool(), noise, z_t)
 
     def online(self, players: Players, z: Tensor, t: Tensor, text: TextEmbedding) -> Tensor:
         """f_student(z, t), with gradients."""
