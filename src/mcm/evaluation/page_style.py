@@ -48,7 +48,7 @@ svg path { fill: none; stroke-width: 1.6 }
 svg.key { width: 2.2rem; flex: none }
 .wall th[scope=row] { font-weight: 400; width: 14rem; min-width: 9rem }
 .wall td { padding: .25rem }
-.wall img { display: block; width: 8.5rem; height: auto }
+.wall img { display: block; width: 7.4rem; height: auto }
 .frames img { width: 12rem; image-rendering: pixelated }
 pre { background: var(--panel); padding: .8rem; overflow: auto; max-height: 30rem; font-size: .8rem }
 @page { size: landscape; margin: 1.2cm }

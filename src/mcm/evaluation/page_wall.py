@@ -10,7 +10,7 @@ from mcm.evaluation.figures import in_steps, note, text
 
 WALL_BYTES = 3_000_000  # of encoded films and stills, 4 MB as base64
 ENLARGED = 2  # prompts whose frames are shown enlarged
-ACROSS = 9  # clips side by side: what a screen and a sheet of paper hold
+ACROSS = 8  # clips side by side, two systems of four steps: what a screen and a sheet of paper hold
 
 
 @dataclass(frozen=True, kw_only=True)
