@@ -275,3 +275,4 @@ def test_the_training_tab_follows_a_run(tab: Page, place: Path) -> None:
     expect(tab.locator("#training-told")).to_contain_text("lcm 0.2500")
     expect(tab.locator("#training-told")).to_contain_text("motion ratio 0.90")
     expect(tab.locator("#previews img")).to_have_count(2, timeout=SLOW)  # they come as they are made
+    tab.wait_for_timeout(2000)  # for the screenshot: plots are drawn a little later

@@ -60,7 +60,7 @@ def _words(run: Run, progress: Progress) -> str:
 
 def _losses(progress: Progress) -> list[Any]:
     shown = [
-        gr.update(value=_table(points, "loss"), title=name, x_lim=[0, progress.update], visible=True)
+        gr.update(value=_table(points, "loss"), title=name, visible=True)
         for name, points in list(progress.losses.items())[:_PLOTS]
     ]
     return [*shown, *[gr.update(visible=False)] * (_PLOTS - len(shown))]
@@ -74,8 +74,7 @@ def _motion(progress: Progress) -> Any:
     points = [(max(0.0, first - 0.02 * end), ratio), *progress.motion]
     student, teacher = _table(points, MOTION), _table([(0, 1.0), (end, 1.0)], MOTION)
     both = pd.concat([student.assign(of="student"), teacher.assign(of="teacher")])
-    top = max(1.5, 1.1 * max(ratio for _, ratio in progress.motion))
-    return gr.update(value=both, x_lim=[0, end], y_lim=[0, top], visible=True)
+    return gr.update(value=both, visible=True)
 
 
 def _table(points: Sequence[tuple[float, float]], name: str) -> pd.DataFrame:
