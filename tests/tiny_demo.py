@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -11,13 +12,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image
 from tiny import tiny_animatediff, tiny_controlnet
 from tiny_students import tiny_student
 from torch import Tensor
 
 from mcm.app.following import Run
-from mcm.app.page import Offer
+from mcm.app.making import Offer
 from mcm.app.serve import served
 from mcm.app.systems import load_systems
 from mcm.app.wanted import Limits
@@ -45,7 +45,8 @@ def make_place(place: Path) -> Path:
     ]
     lines += [{"update": 19, "motion ratio": 0.4}, {"update": 19, "warning": "frozen motion", "words": "lower <it>"}]
     (place / "run" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"update": 20, "lc')
-    Image.new("RGB", (64, 32), "red").save(place / "run" / "previews" / "update-0000010.png")
+    sheet = Path(__file__).parent.parent / "docs" / "images" / "compare.png"  # a contact sheet, as training writes them
+    shutil.copyfile(sheet, place / "run" / "previews" / "update-0000010.png")
     return place
 
 

@@ -17,6 +17,7 @@ import httpx
 from gradio import processing_utils
 from gradio.routes import App
 from gradio_client import Client, handle_file
+from snippets import Block, blocks
 from tiny_demo import SECRET, Held, idle, make_place, page
 
 from mcm.app.wanted import Limits
@@ -259,6 +260,25 @@ def test_a_full_queue_says_so(http: httpx.Client, server: tuple[str, Workshop]) 
         if answer.status_code == 200:
             event = answer.json()["event_id"]
             assert "event: complete" in http.get(f"/gradio_api/call/generate/{event}").text
+
+
+CLIENTS = [block for block in blocks("python") if "gradio_client" in block.text]
+
+
+@pytest.mark.parametrize("block", CLIENTS, ids=lambda block: block.place)
+def test_the_documentations_clients(
+    server: tuple[str, Workshop], capsys: pytest.CaptureFixture[str], block: Block
+) -> None:
+    """As they stand on the pages, but for the address."""
+    assert "http://127.0.0.1:7860" in block.text
+    exec(compile(block.text.replace("http://127.0.0.1:7860", server[0]), block.place, "exec"), made := {})
+    assert [one["system"] for one in made["made"]] == ["learner", "teacher"][: len(made["made"])]
+    assert all(Path(file).read_bytes()[4:8] == b"ftyp" for file in made["files"])
+    assert "learner" in capsys.readouterr().out
+
+
+def test_both_pages_show_a_client() -> None:
+    assert {block.page for block in CLIENTS} == {"README.md", "docs/how-to/page.md"}
 
 
 def test_the_documented_client(server: tuple[str, Workshop], place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,14 +14,17 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
 pytest.importorskip("gradio", reason='gradio is not installed (pip install "motion-consistency[demo]")')
 
+import httpx  # noqa: E402
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 from tiny_demo import Held, idle, make_place, page  # noqa: E402
 
+from mcm.app.wanted import Limits  # noqa: E402
 from mcm.app.work import Workshop  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (apt-get install chromium)")
-SLOW = 60_000  # ms; nothing is timed here, a busy machine must only not fail
+SLOW = 200_000  # ms; nothing is timed here, a busy machine must only not fail
+LIMITS = Limits(queue=3)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(place: Path) -> Iterator[tuple[str, Workshop]]:
-    with page(place) as both:
+    with page(place, LIMITS) as both:
         yield both
 
 
@@ -57,8 +61,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tab(browser: Browser, url: str, request: pytest.FixtureRequest, pictures: Path) -> Iterator[Page]:
-    """The page, opened anew; whatever it asks of the network and says on its console is looked at afterwards."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    """The page, opened anew; whatever it asks of the network and says on its console is looked at afterwards.
+
+    A test's parameter of this fixture is what the browser's context is made with.
+    """
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 1000}, **getattr(request, "param", {})})
     one = context.new_page()
     one.set_default_timeout(SLOW)
     asked, faults = [], []
@@ -117,13 +124,17 @@ def test_student_and_teacher_side_by_side(tab: Page, pictures: Path) -> None:
     expect(tab.locator("#gallery video")).to_have_count(4, timeout=SLOW)
 
 
-def test_cancel_stops_between_two_steps(tab: Page, server: tuple[str, Workshop]) -> None:
+def test_cancel_stops_between_two_steps(tab: Page, server: tuple[str, Workshop], pictures: Path) -> None:
     workshop = server[1]
     with Held(workshop.systems["learner"]) as held:
         choose(tab, 8, 8)
         tab.locator("#make").click()
         expect(tab.locator("#words-0")).to_contain_text("step 1 of 8", timeout=SLOW)
         expect(tab.locator("#look-0 img")).to_be_visible(timeout=SLOW)
+        box = tab.locator("#look-0 img").bounding_box()
+        assert box is not None
+        assert min(box["width"], box["height"]) > 200, "large enough to look at, however small the frames"
+        tab.screenshot(path=pictures / "look.png")
         tab.locator("#cancel").click()
         expect(tab.locator("#told")).to_contain_text("Cancelled", timeout=SLOW)
         held.go.set()
@@ -134,22 +145,94 @@ def test_cancel_stops_between_two_steps(tab: Page, server: tuple[str, Workshop])
     expect(tab.locator("#told")).to_contain_text("Done: seed 0", timeout=SLOW)
 
 
+def test_a_closed_tab_stops_its_work(browser: Browser, url: str, server: tuple[str, Workshop]) -> None:
+    with Held(server[1].systems["learner"]) as held:
+        context = browser.new_context()
+        one = context.new_page()
+        one.set_default_timeout(SLOW)
+        one.goto(url)
+        choose(one, 8, 8)
+        one.locator("#make").click()
+        expect(one.locator("#words-0")).to_contain_text("step 1 of 8", timeout=SLOW)
+        context.close()
+        time.sleep(1)
+        held.go.set()
+        idle()
+        assert held.looks < 8
+
+
+def joined(url: str) -> httpx.Response:
+    """A request by the API, which waits where another is at work."""
+    data = ["a red puppet walks", ["learner"], 1, 1, 0, None, None, None, None]
+    return httpx.post(f"{url}gradio_api/call/generate", json={"data": data}, timeout=SLOW / 1000, trust_env=False)
+
+
+def test_who_waits_sees_the_queue_and_who_comes_too_late_is_told(
+    tab: Page, url: str, server: tuple[str, Workshop], pictures: Path
+) -> None:
+    choose(tab, 1, 1)
+    with server[1]._one:  # whoever works waits
+        assert joined(url).status_code == 200
+        while httpx.get(f"{url}gradio_api/queue/status", trust_env=False).json()["queue_size"]:
+            time.sleep(0.1)  # until it has begun
+        tab.locator("#make").click()
+        expect(tab.locator("#turn")).to_contain_text("queue: 1/1", timeout=SLOW)
+        tab.screenshot(path=pictures / "queue.png")
+        assert {joined(url).status_code for _ in range(4)} == {200, 503}
+        other = tab.context.new_page()
+        other.set_default_timeout(SLOW)
+        other.goto(url)
+        other.locator("#make").click()
+        expect(other.locator(".toast-body")).to_contain_text("busy. Please try again", timeout=SLOW)
+        other.screenshot(path=pictures / "busy.png")
+        other.close()
+    expect(tab.locator("#told")).to_contain_text("Done", timeout=SLOW)
+    idle()
+
+
+@pytest.mark.parametrize(
+    "tab",
+    [{"color_scheme": "dark"}, {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}}],
+    ids=["dark", "narrow"],
+    indirect=True,
+)
+def test_dark_and_on_a_telephone(tab: Page) -> None:
+    choose(tab, 1, 1)
+    tab.locator("#make").click()
+    expect(tab.locator("#told")).to_contain_text("Done", timeout=SLOW)
+    wide, seen, ground, ink = tab.evaluate("""() => [
+        document.documentElement.scrollWidth, innerWidth, getComputedStyle(document.body).backgroundColor,
+        getComputedStyle(document.querySelector("#told p")).color].map(x => typeof x == "string" ?
+        x.match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + +part, 0) : x)""")
+    assert wide <= seen, "nothing stands over the side"
+    assert ground < 150 < 600 < ink  # sums of red, green and blue
+
+
 def upload(tab: Page, *files: Path) -> None:
     tab.locator("#pose button").first.click()
     tab.locator("#uploads input[type=file]").set_input_files([str(file) for file in files])
     expect(tab.locator("#uploads")).to_contain_text(files[0].stem, timeout=SLOW)
 
 
-def test_an_uploaded_pose_and_a_chosen_one(tab: Page, place: Path) -> None:
+def test_an_uploaded_pose_and_a_chosen_one(tab: Page, place: Path, pictures: Path) -> None:
     choose(tab, 1, 1)
     upload(tab, place / "wave.json")
+    skeleton = tab.locator("#pose-look img")
+    expect(skeleton).to_have_attribute("alt", "skeleton: wave.json", timeout=SLOW)
     tab.locator("#make").click()
     expect(tab.locator("#told")).to_contain_text("Done", timeout=SLOW)
     assert plays(tab, 0)
     tab.locator("#action input").click()
     tab.get_by_role("option", name="kick").click()
+    both = "choose an action or upload files, not both"
+    expect(tab.locator("#pose-look")).to_contain_text(both, timeout=SLOW)
     tab.locator("#make").click()
-    expect(tab.get_by_text("choose an action or upload files, not both")).to_be_visible(timeout=SLOW)
+    expect(tab.locator(".toast-body")).to_contain_text(both, timeout=SLOW)
+    expect(tab.locator("#told")).to_contain_text(f"Not made. pose: {both}", timeout=SLOW)
+    tab.locator("#uploads button[aria-label='Clear']").click()
+    expect(skeleton).to_have_attribute("alt", "skeleton: kick", timeout=SLOW)
+    assert skeleton.evaluate("i => i.decode().then(() => i.naturalWidth)") == 160
+    tab.screenshot(path=pictures / "pose.png")
 
 
 @pytest.mark.parametrize(
@@ -164,20 +247,32 @@ def test_a_bad_upload_is_told_in_words(tab: Page, tmp_path: Path, name: str, con
     (tmp_path / name).write_bytes(content)
     choose(tab, 1, 1)
     upload(tab, tmp_path / name)
+    expect(tab.locator("#pose-look")).to_contain_text(words, timeout=SLOW)  # at once,
     tab.locator("#make").click()
-    toast = tab.get_by_text(words)
-    expect(toast).to_be_visible(timeout=SLOW)
-    assert str(tmp_path) not in (toast.text_content() or "")
-    assert "/tmp" not in (toast.text_content() or "")
+    toast = tab.locator(".toast-body")
+    expect(toast).to_contain_text(words, timeout=SLOW)
+    expect(tab.locator("#told")).to_contain_text("Not made.", timeout=SLOW)
+    expect(tab.locator("#told")).to_contain_text(words)  # and where it stays
+    for said in (toast, tab.locator("#told"), tab.locator("#pose-look")):
+        assert str(tmp_path) not in (said.text_content() or "")
+        assert "/tmp" not in (said.text_content() or "")
+    time.sleep(0.5)  # the note fades in
 
 
 def test_the_training_tab_follows_a_run(tab: Page, place: Path) -> None:
     tab.get_by_role("tab", name="Training").click()
     expect(tab.locator("#training-told")).to_contain_text("update 19", timeout=SLOW)
     expect(tab.locator("#training-told")).to_contain_text("frozen motion: lower <it>")
-    expect(tab.locator("#previews img").first).to_be_visible(timeout=SLOW)
-    expect(tab.locator("#losses canvas, #losses svg").first).to_be_visible(timeout=SLOW)
+    expect(tab.locator("#previews img")).to_have_count(1, timeout=SLOW)
+    for plot in ("#losses", "#motion"):
+        expect(tab.locator(f"{plot} canvas, {plot} svg.marks").first).to_be_visible(timeout=SLOW)
+    for name in ("lcm", "adversarial"):  # a plot for each
+        expect(tab.locator("#losses")).to_contain_text(name)
     with (place / "run" / "log.jsonl").open("a") as log:
-        log.write('m": 0.5}\n{"update": 21, "lcm": 0.25, "adversarial": 0.5}\n')
+        log.write('m": 0.5}\n{"update": 21, "lcm": 0.25, "adversarial": 0.5}\n{"update": 21, "motion ratio": 0.9}\n')
+    shutil.copyfile(place / "run/previews/update-0000010.png", place / "run/previews/update-0000020.png")
     expect(tab.locator("#training-told")).to_contain_text("update 21", timeout=SLOW)
     expect(tab.locator("#training-told")).to_contain_text("lcm 0.2500")
+    expect(tab.locator("#training-told")).to_contain_text("motion ratio 0.90")
+    expect(tab.locator("#previews img")).to_have_count(2, timeout=SLOW)  # they come as they are made
+    tab.wait_for_timeout(2000)  # for the screenshot: plots are drawn a little later

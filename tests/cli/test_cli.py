@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -215,6 +218,33 @@ def test_progress_in_a_log_file_is_sparse(capsys: pytest.CaptureFixture[str]) ->
     assert lines[-2].startswith("training: 100/100")
     assert lines[-1] == "decoding: 1"
     assert len(lines) == 3
+
+
+def test_time_left_is_reckoned_from_where_a_run_went_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40 of 100 were done before; ten more took 20 seconds each; 50 are left."""
+    now = iter((0.0, 200.0, 1200.0))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(now))
+    told = terminal._Lines(terminal.Console(stderr=True))
+    told("training", 40, 100)
+    told("training", 50, 100, "motion 0.02  balance 0.10")
+    told("training", 100, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 40/100", "training: 50/100, 0:16:40 left, motion 0.02  balance 0.10", "training: 100/100",
+    ]  # fmt: skip
+
+
+def test_a_terminal_shows_a_bar_the_time_left_and_the_line_of_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    console = functools.partial(terminal.Console, file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(terminal, "Console", lambda stderr: console())
+    with terminal.progress() as told:
+        for done in range(4):
+            told("training", done, 10, "motion 0.02  balance 0.10")
+            time.sleep(0.2)
+    seen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert re.search(r"training .*3/10 +\d:\d\d:\d\d +left +0:00:\d\d\s+motion 0\.02  balance 0\.10", seen)
 
 
 # The verbs in this process, around work that is replaced here.

@@ -71,6 +71,7 @@ def test_a_page_until_ctrl_c(tmp_path: Path) -> None:
 
     tiny_modelscope(tmp_path / "teacher")
     environment = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1]), "TMPDIR": str(tmp_path)}
+    environment |= dict.fromkeys(("http_proxy", "HTTP_PROXY"), "http://127.0.0.1:9")  # none is there, none is asked
     command = [sys.executable, "-m", "mcm", "demo", str(tmp_path / "teacher"), "--port", "0"]
     # The tests may run where the shell has Ctrl-C ignored, which a child would inherit.
     with subprocess.Popen(

@@ -212,6 +212,22 @@ def test_the_wall_is_bounded_and_says_so() -> None:
     Page(page(Report([row()]), [shown(60)], limit=10))
 
 
+def test_a_wide_wall_stands_in_parts_that_fit_a_screen_and_paper() -> None:
+    """Every clip once; the steps of a system together."""
+    rows = [row(method=f"m{k}", steps=s) for k in range(5) for s in (1, 2, 4, 8)]
+    every = [shown(method=r.method, steps=r.steps, prompt=p) for p in ("one", "two") for r in rows]
+    read = Page(page(Report(rows), every))
+    films = [attrs["alt"] for attrs in read.all("img") if not attrs["alt"].startswith("one frame")]
+    assert sorted(films) == sorted(f"{c.method} in {c.steps} step{'s' * (c.steps > 1)}: {c.prompt}" for c in every)
+    captions = [words for words in read.texts["caption"] if "part" in words]
+    assert captions == [f" and its students, part {k} of 3" for k in (1, 2, 3)] * 2  # films, frames
+    sheets = "".join(page(Report(rows), every)).split('<table class="wall">')[1:]
+    heads = [re.findall(r"<bdi>(m\d)</bdi><br>", sheet.partition("</thead>")[0]) for sheet in sheets]
+    assert heads == [["m0"] * 4 + ["m1"] * 4, ["m2"] * 4 + ["m3"] * 4, ["m4"] * 4]
+    many = [shown(steps=s) for s in range(1, 21)]
+    assert page(Report([row()]), many).count('<table class="wall">') == 3
+
+
 def test_a_wall_keeps_the_first_clips_of_each_row_encoded() -> None:
     wall = Wall(3)
     clips = torch.rand(2, 3, 5, 16, 24) * 2 - 1

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mcm.app.page import CSS, THEME, Offer, build
+from mcm.app.making import Offer
+from mcm.app.page import CSS, THEME, build
 from mcm.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -54,6 +55,7 @@ def served(offer: Offer, host: str = "127.0.0.1", port: int = 7860, share: bool 
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
+            _frontend=False,  # no second look with three seconds' patience: a busy machine needs more
             strict_cors=True,
             theme=THEME,
             css=CSS,
@@ -91,8 +93,12 @@ def wait() -> None:
 
 @contextmanager
 def _environment(**names: str) -> Iterator[None]:
-    """Gradio reads these where it needs them; what stood there before comes back."""
-    wanted = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", **names}
+    """Gradio reads these where it needs them; what stood there before comes back.
+
+    It asks the page itself whether it is there: no proxy of the user's must stand between.
+    """
+    direct = {name: ",".join(filter(None, [os.environ.get(name), *LOOPBACK])) for name in ("no_proxy", "NO_PROXY")}
+    wanted = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", **direct, **names}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

@@ -70,12 +70,7 @@ def read_wanted(
     Raises:
         UserError: naming the value, what was expected and what came.
     """
-    action = raw.get("pose") or None
-    if action is not None and (not isinstance(action, str) or action not in actions):
-        raise one_of("pose", _said(action), actions)
-    uploads = _uploads(raw.get("uploads"), limits, uploaded)
-    if action is not None and uploads:
-        raise UserError("pose: choose an action or upload files, not both; clear one of them")
+    action, uploads = read_pose(raw, limits, actions, uploaded)
     return Wanted(
         prompt=_prompt(raw.get("prompt"), limits.prompt),
         systems=_systems(raw.get("systems"), limits.systems, systems),
@@ -87,6 +82,19 @@ def read_wanted(
         pose=action,
         uploads=uploads,
     )
+
+
+def read_pose(
+    raw: Mapping[str, Any], limits: Limits, actions: Sequence[str], uploaded: Path
+) -> tuple[str | None, tuple[Upload, ...]]:
+    """The "pose" and "uploads" of a request: an action's name or files, or neither. UserError as `read_wanted`'s."""
+    action = raw.get("pose") or None
+    if action is not None and (not isinstance(action, str) or action not in actions):
+        raise one_of("pose", _said(action), actions)
+    uploads = _uploads(raw.get("uploads"), limits, uploaded)
+    if action is not None and uploads:
+        raise UserError("pose: choose an action or upload files, not both; clear one of them")
+    return action, uploads
 
 
 def _prompt(value: Any, most: int) -> str:

@@ -7,14 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mcm.app.posing import opened
 from mcm.app.systems import Systems
 from mcm.app.wanted import Wanted
 from mcm.errors import UserError
@@ -81,7 +80,7 @@ class Workshop:
     def _make(
         self, wanted: Wanted, folder: Path, looks: bool, tell: Callable[[Look | Film], None], stop: threading.Event
     ) -> None:
-        with self._one, _pose(wanted) as (pose, clean):
+        with self._one, opened(wanted.pose, wanted.uploads) as (pose, clean):
             try:
                 for number, name in enumerate(wanted.systems):
                     if stop.is_set():
@@ -140,26 +139,3 @@ class Workshop:
         if "pose" in settings:
             settings["pose"] = wanted.pose or [upload.name for upload in wanted.uploads]
         return Video(video.prompt, video.seed, video.frames, video.fps, settings)
-
-
-@contextmanager
-def _pose(wanted: Wanted) -> Iterator[tuple[str | None, Callable[[str], str]]]:
-    """What `generate` takes as pose, and how to take the machine's folders out of what it says about it."""
-    if not wanted.uploads:
-        yield wanted.pose, lambda words: words
-        return
-    with TemporaryDirectory(prefix="mcm-pose-") as place:
-        names = {}
-        for number, upload in enumerate(wanted.uploads):  # numbered: their order is that of the owner's names
-            copy = Path(place) / f"{number:04}{upload.path.suffix.lower()}"
-            shutil.copyfile(upload.path, copy)
-            names[copy.name] = upload.name
-        first = next(iter(names))
-        only = first if len(names) == 1 and first.endswith(".json") else None
-
-        def clean(words: str) -> str:
-            for own, name in names.items():
-                words = words.replace(str(Path(place) / own), name).replace(own, name)
-            return words.replace(place, "files")
-
-        yield str(Path(place) / only) if only else place, clean

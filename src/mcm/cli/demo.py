@@ -49,7 +49,7 @@ def demo(
     if find_spec("gradio") is None:
         raise UserError(f"the page needs gradio, which is not installed: {INSTALL}")
     from mcm.app.following import Run
-    from mcm.app.page import Offer
+    from mcm.app.making import Offer
     from mcm.app.serve import LOOPBACK as OWN
     from mcm.app.serve import free_port, served, wait
     from mcm.app.systems import load_systems

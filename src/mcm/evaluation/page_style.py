@@ -26,6 +26,7 @@ h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem; overflow-wrap: anywhere }
 .note, figcaption, caption, .ends { color: var(--muted) }
 .note { max-width: 60rem; margin: .3rem 0 }
 .scroll { overflow-x: auto }
+.scroll + .scroll, .facts + .facts { margin-top: 1.2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 caption { text-align: left; padding-bottom: .3rem }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
@@ -34,7 +35,7 @@ th[scope=row] { font-weight: 600; min-width: 7rem; max-width: 22rem; overflow-wr
 .number { text-align: right; white-space: nowrap }
 .ends { display: block; font-size: .82rem }
 .facts td { overflow-wrap: anywhere; min-width: 12rem }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1rem }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 16.5rem), 1fr)); gap: 1rem }
 figure { margin: 0; min-width: 0 }
 svg { display: block; width: 100%; height: auto; max-width: 30rem; fill: var(--ink) }
 svg.wide { max-width: 48rem }
@@ -47,20 +48,28 @@ svg path { fill: none; stroke-width: 1.6 }
 svg.key { width: 2.2rem; flex: none }
 .wall th[scope=row] { font-weight: 400; width: 14rem; min-width: 9rem }
 .wall td { padding: .25rem }
-.wall img { display: block; width: 8.5rem; height: auto }
+.wall img { display: block; width: 7.4rem; height: auto }
 .frames img { width: 12rem; image-rendering: pixelated }
 pre { background: var(--panel); padding: .8rem; overflow: auto; max-height: 30rem; font-size: .8rem }
+@page { size: landscape; margin: 1.2cm }
 @media print {
   :root { color-scheme: light }
   body { max-width: none; padding: 0; font-size: 9.5pt }
   .scroll { overflow: visible }
+  table { font-size: 8pt }
+  th, td { padding: .2rem .35rem }
+  th[scope=row] { min-width: 0; overflow-wrap: break-word }
+  .ends { font-size: .85em }
+  .figures { grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)) }
+  .wall { table-layout: fixed; width: 100% }
+  .wall th[scope=row], .wall th:first-child { width: 4cm; min-width: 0 }
   section.new { break-before: page }
-  h2, h3, caption { break-after: avoid }
+  h2, h3, caption, thead, .legend, .note { break-after: avoid }
   tr, figure, svg { break-inside: avoid }
   thead { display: table-header-group }
   details { display: none }
-  .wall img { width: 2.4cm }
-  .frames img { width: 3.4cm }
+  .wall img { width: 100%; max-width: 2.4cm }
+  .frames img { max-width: 3.4cm }
 }
 """
 

@@ -10,6 +10,7 @@ from mcm.evaluation.figures import in_steps, note, text
 
 WALL_BYTES = 3_000_000  # of encoded films and stills, 4 MB as base64
 ENLARGED = 2  # prompts whose frames are shown enlarged
+ACROSS = 8  # clips side by side, two systems of four steps: what a screen and a sheet of paper hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,27 +81,49 @@ def stills(lines: Lines) -> list[str]:
 
 
 def _walls(lines: Lines, kind: str, cell: Callable[[Shown], str]) -> list[str]:
-    """A table for each teacher: rows prompts, columns systems and steps."""
+    """Tables for each teacher: rows prompts, columns systems and steps."""
     every = list(dict.fromkeys(column for line in lines.values() for column in line))
     tables = []
     for teacher in dict.fromkeys(teacher for teacher, _, _ in every):
-        columns = [column for column in every if column[0] == teacher]
-        head = "".join(
-            f'<th scope="col"><bdi>{text(method)}</bdi><br>{in_steps(steps)}</th>' for _, method, steps in columns
-        )
-        body = "".join(
-            f'<tr><th scope="row"><bdi>{text(prompt)}</bdi> <span class="ends">seed {seed}</span></th>'
-            + "".join(f"<td>{cell(line[column]) if column in line else '–'}</td>" for column in columns)
-            + "</tr>\n"
-            for (prompt, seed), line in lines.items()
-            if any(column in line for column in columns)
-        )
-        tables.append(
-            f'<div class="scroll"><table class="{kind}">'
-            f"<caption>Clips of <bdi>{text(teacher)}</bdi> and its students</caption>"
-            f'<thead><tr><th scope="col">prompt</th>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
-        )
+        parts = _parted([column for column in every if column[0] == teacher])
+        for number, columns in enumerate(parts, 1):
+            part = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
+            caption = f"Clips of <bdi>{text(teacher)}</bdi> and its students{part}"
+            tables.append(_wall(lines, kind, cell, columns, caption))
     return tables
+
+
+def _parted(columns: Sequence[Column]) -> list[list[Column]]:
+    """Columns of one teacher in as many parts as `ACROSS` asks for; the steps of a system stay together if they can."""
+    systems: dict[str, list[Column]] = {}
+    for column in columns:
+        systems.setdefault(column[1], []).append(column)
+    parts: list[list[Column]] = []
+    for own in systems.values():
+        for start in range(0, len(own), ACROSS):
+            few = own[start : start + ACROSS]
+            if parts and len(parts[-1]) + len(few) <= ACROSS:
+                parts[-1] += few
+            else:
+                parts.append(few)
+    return parts
+
+
+def _wall(lines: Lines, kind: str, cell: Callable[[Shown], str], columns: Sequence[Column], caption: str) -> str:
+    head = "".join(
+        f'<th scope="col"><bdi>{text(method)}</bdi><br>{in_steps(steps)}</th>' for _, method, steps in columns
+    )
+    body = "".join(
+        f'<tr><th scope="row"><bdi>{text(prompt)}</bdi> <span class="ends">seed {seed}</span></th>'
+        + "".join(f"<td>{cell(line[column]) if column in line else '–'}</td>" for column in columns)
+        + "</tr>\n"
+        for (prompt, seed), line in lines.items()
+        if any(column in line for column in columns)
+    )
+    return (
+        f'<div class="scroll"><table class="{kind}"><caption>{caption}</caption>'
+        f'<thead><tr><th scope="col">prompt</th>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+    )
 
 
 def _film(one: Shown) -> str:
