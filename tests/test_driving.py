@@ -127,14 +127,17 @@ def test_a_missing_network_says_what_to_download(place: Path, monkeypatch: pytes
 def test_a_video_follows_a_film(
     bright: None, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    how: dict[str, Any] = {"steps": 2, "frames": 4, "controlnet": place / "controlnet", "pose_detector": "none"}
-    how |= {"pose_network": place / "pose"}
+    plain: dict[str, Any] = {"steps": 2, "frames": 4, "controlnet": place / "controlnet"}
+    how = {**plain, "pose_detector": "none", "pose_network": place / "pose"}
     poses = poses_of_film(place / "film.mp4", 4, place / "pose", "none")
-    (wanted,) = generate(place / "animatediff", "a puppet", **{**how, "pose": poses})
+    (wanted,) = generate(place / "animatediff", "a puppet", **{**plain, "pose": poses})
     (found,) = generate(place / "animatediff", "a puppet", **{**how, "pose": place / "film.mp4"})
     assert np.array_equal(found.frames, wanted.frames)
     assert found.settings["pose"] == str(place / "film.mp4")
     assert found.settings["pose_detector"] == "none"
+    for other, named in (("walk", "walk"), (poses, "of keypoints")):
+        with pytest.raises(UserError, match=f"pose {named}: is no film"):
+            generate(place / "animatediff", "a puppet", **{**how, "pose": other})
     monkeypatch.chdir(tmp_path)
     command = [
         "generate", str(place / "animatediff"), "--prompt", "a puppet", "--steps", "2", "--frames", "4", "--json",

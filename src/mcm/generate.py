@@ -166,6 +166,9 @@ class Maker:
         if is_film(pose):
             device = next(self.model.denoiser.parameters()).device
             pose = poses_of_film(str(pose), count, pose_network, pose_detector, device)
+        elif (pose_network, pose_detector) != (None, None):
+            named = "of keypoints" if isinstance(pose, Poses) else pose
+            raise UserError(f"pose {named}: is no film, which pose_network and pose_detector are for; leave them out")
         return FrameControl(network, open_pose(pose, count, shape)[None], scale)
 
     @torch.no_grad()

@@ -93,8 +93,8 @@ def generate(
     if pose is None and (controlnet, pose_scale) != (None, None):
         raise UsageError("--controlnet and --pose-scale say how to follow a pose: give --pose, too")
     reading = {"pose_network": pose_network, "pose_detector": pose_detector}
-    reading = {name: value for name, value in reading.items() if value is not None}
-    if reading and (pose is None or Path(pose).suffix.lower() in ("", ".json")):
+    stated = {name: value for name, value in reading.items() if value is not None}
+    if stated and (pose is None or Path(pose).suffix.lower() in ("", ".json")):
         raise UsageError("--pose-network and --pose-detector read poses from a film: give a film as --pose, too")
     scale = 1.0 if pose_scale is None else pose_scale
     # Only what would make files of the same name differ; prompts and seeds may come in any number of calls.
@@ -104,7 +104,7 @@ def generate(
     }  # fmt: skip
     name = _label(model, steps, sampler, guidance_scale, frames, shape)
     if pose is not None:
-        shared |= {"pose": pose, "controlnet": controlnet, "pose_scale": scale, **reading}
+        shared |= {"pose": pose, "controlnet": controlnet, "pose_scale": scale, **stated}
         name += f"-pose-{Path(pose).stem}"
         name += "" if controlnet is None else f"-{Path(controlnet).name}"
         name += "" if pose_scale is None else f"-{pose_scale:g}"
@@ -135,7 +135,8 @@ def generate(
         pose=pose,
         controlnet=controlnet,
         pose_scale=scale,
-        **reading,
+        pose_network=pose_network,
+        pose_detector=pose_detector,
     )
     made = []
     shown = []

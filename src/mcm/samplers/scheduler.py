@@ -8,7 +8,7 @@ import torch
 
 from mcm.card import StudentCard
 from mcm.diffusion.consistency import ConsistencyFunction
-from mcm.diffusion.paths import NoisePath, RectifiedFlow, path_from_config
+from mcm.diffusion.paths import NoisePath, RectifiedFlow, VariancePreserving, path_from_config
 from mcm.errors import UserError
 from mcm.samplers import sampler
 from mcm.samplers.base import Sampler
@@ -36,7 +36,8 @@ def diffusers_scheduler(card: StudentCard) -> Any:
         # diffusers' EulerDiscreteScheduler starts from noise of another scale; on such a path Euler's step is DDIM's.
         own = sampler("ddim", spacing="trailing", set_alpha_to_one=True)
     betas = {key: card.scheduler[key] for key in _BETAS if card.scheduler.get(key) is not None}
-    if card.scheduler.get("snr_shift_scale") is not None:  # CogVideoX's own schedulers alone know it
+    if isinstance(path, VariancePreserving) and card.scheduler.get("snr_shift_scale") is not None:
+        # CogVideoX's own schedulers alone know it
         betas = {"num_train_timesteps": path.num_timesteps, "trained_betas": path.betas.tolist()}
     config = {**betas, "prediction_type": card.scheduler.get("prediction_type", "epsilon"), **own.to_config()}
     return getattr(diffusers, config.pop("_class_name"))(**config)
