@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, LCMScheduler
 from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_to_diffusers
-from diffusers.schedulers import scheduling_lcm
+from diffusers.schedulers import scheduling_flow_match_lcm, scheduling_lcm
 from safetensors.torch import load_file
 
 own_noise = scheduling_lcm.randn_tensor
@@ -70,7 +71,11 @@ def make(pipeline: Any, job: dict[str, Any], steps: int) -> np.ndarray:
         noise = torch.randn(job["shape"], generator=rng)
         return (noise.transpose(0, 1) if first or len(shape) == 4 else noise).reshape(shape)
 
-    scheduling_lcm.randn_tensor = given
+    scheduling_lcm.randn_tensor = scheduling_flow_match_lcm.randn_tensor = given
+    flow = pipeline.scheduler
+    if type(flow).__name__ == "FlowMatchLCMScheduler":  # as the second lines of the README.md tell
+        levels = [1 - (50 * k // steps) / 50 for k in range(steps)]
+        flow.set_timesteps = partial(type(flow).set_timesteps, flow, sigmas=levels)
     height, width = job["size"]
     return pipeline(
         job["prompt"], num_frames=job["frames"], height=height, width=width, num_inference_steps=steps,
@@ -85,7 +90,7 @@ def main(jobs: list[dict[str, Any]]) -> None:
         pipeline = follow(folder) if text else comfyui(folder, job["teacher"])
         pipeline.set_progress_bar_config(disable=True)
         made = {f"steps{steps}": make(pipeline, job, steps) for steps in job["steps"]}
-        scheduling_lcm.randn_tensor = own_noise
+        scheduling_lcm.randn_tensor = scheduling_flow_match_lcm.randn_tensor = own_noise
         if text:  # and its second lines, as they stand
             names = {"pipeline": pipeline, "torch": torch}
             exec(code(folder)[1], names)

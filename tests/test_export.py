@@ -34,14 +34,22 @@ EXPORTS = [
     ("modelscope", "peft"),
     ("modelscope", "merged"),
     ("modelscope-full", "merged"),
+    ("cogvideox", "diffusers"),
+    ("cogvideox", "peft"),
     ("cogvideox", "merged"),
+    ("wan", "diffusers"),
+    ("wan", "peft"),
+    ("wan", "merged"),
+    ("wan-full", "merged"),
+    ("wan-euler", "merged"),
+    ("wan-experts", "merged"),
 ]
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """teachers/ and students/ of both families."""
+    """teachers/ and students/ of all families."""
     root = tmp_path_factory.mktemp("exports")
     for family, layout in (("animatediff", "motion"), ("animatediff", "adapter"), ("modelscope", "motion")):
         name = "animatediff-adapter" if layout == "adapter" else family
@@ -54,6 +62,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_student(root / "students" / "animatediff-euler", root / "teachers" / "animatediff", **euler)
     teacher = whole_teacher(root / "teachers" / "cogvideox", "cogvideox")
     tiny_student(root / "students" / "cogvideox", teacher, frames=9, size=(32, 48))
+    shape: dict[str, Any] = {"frames": 9, "size": (32, 48)}
+    for name in ("wan", "wan-experts"):
+        tiny_student(root / "students" / name, whole_teacher(root / "teachers" / name, "wan", name[4:]), **shape)
+    tiny_student(root / "students" / "wan-full", root / "teachers" / "wan", kind="full", **shape)
+    tiny_student(root / "students" / "wan-euler", root / "teachers" / "wan", **shape, **euler)
     return root
 
 
@@ -65,7 +78,7 @@ def made(place: Path) -> dict[str, dict[str, np.ndarray]]:
         folder = mcm.export(place / "students" / student, kind, place / "out" / f"{student}-{kind}")
         teacher = place / "teachers" / student.removesuffix("-euler")
         jobs[f"{student}-{kind}"] = {"folder": str(folder), "teacher": str(teacher)}
-        if student == "cogvideox":
+        if student.startswith(("cogvideox", "wan")):
             jobs[f"{student}-{kind}"] |= {"frames": 9, "shape": [4, 3, 4, 6], "size": [32, 48]}
     half = mcm.export(place / "students" / "modelscope", "merged", place / "out" / "half", half=True)
     return outside({**jobs, "half": {"folder": str(half), "teacher": ""}}, place)
@@ -83,7 +96,9 @@ def test_the_same_frames_without_mcm(
         assert ((wanted > 0.01) & (wanted < 0.99)).mean() > 0.5  # not all black or white, whatever made it
 
 
-@pytest.mark.parametrize("student", ["animatediff", "animatediff-adapter", "modelscope"])
+@pytest.mark.parametrize(
+    "student", ["animatediff", "animatediff-adapter", "modelscope", "cogvideox", "wan", "wan-experts"]
+)
 def test_the_adapters_are_seen(student: str, place: Path) -> None:
     """Without them the frames would differ by much more than the test above allows."""
     maker = load_maker(place / "students" / student)
@@ -98,12 +113,15 @@ def test_the_adapters_are_seen(student: str, place: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["diffusers", "peft", "merged"])
-def test_the_readme_makes_mcms_own_video(kind: str, place: Path, made: dict[str, dict[str, np.ndarray]]) -> None:
+@pytest.mark.parametrize("student", ["animatediff", "wan"])
+def test_the_readme_makes_mcms_own_video(
+    student: str, kind: str, place: Path, made: dict[str, dict[str, np.ndarray]]
+) -> None:
     """Its code, run as it stands, and `mcm.generate` with the same prompt and seed."""
-    (video,) = generate(load_maker(place / "students" / "animatediff"), "a prompt", seeds=[0])
-    found = made[f"animatediff-{kind}"]["readme"]
+    (video,) = generate(load_maker(place / "students" / student), "a prompt", seeds=[0])
+    found = made[f"{student}-{kind}"]["readme"]
     assert float(np.abs(found * 255 - video.frames).max()) <= 0.5 + 255e-4  # generate rounds to bytes
-    text = (place / "out" / f"animatediff-{kind}" / "README.md").read_text()
+    text = (place / "out" / f"{student}-{kind}" / "README.md").read_text()
     assert "1, 2, 4, 8 steps" in text
     assert "no guidance (`guidance_scale=1.0`)" in text
 
@@ -200,6 +218,9 @@ def test_the_scheduler_is_the_cards(place: Path, scaling: float) -> None:
         ("animatediff", "difusers", r"unknown format 'difusers'.*did you mean 'diffusers'"),
         ("modelscope", "diffusers", r"UNet3DConditionModel takes no LoRA.*expected format peft or merged"),
         ("modelscope", "comfyui", r"for the family animatediff.*of the family modelscope: expected format peft or"),
+        ("wan-experts", "diffusers", r"is several \(Experts\).*expected format merged"),
+        ("wan-experts", "peft", r"is several \(Experts\).*expected format merged"),
+        ("wan", "comfyui", r"for the family animatediff.*of the family wan"),
         ("animatediff-full", "diffusers", r"has no adapters; expected format merged"),
         ("animatediff-full", "peft", r"has no adapters; expected format merged"),
         ("animatediff-full", "comfyui", r"has no adapters; expected format merged"),
@@ -216,10 +237,18 @@ def test_a_teacher_is_no_student(place: Path, tmp_path: Path) -> None:
         mcm.export(place / "teachers" / "modelscope", "merged", tmp_path / "out")
 
 
-@pytest.mark.parametrize("changed", [{"sampler": {"sigma_data": 1.0}}, {"scheduler": FLOW}], ids=["sigma", "flow"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sampler": {"name": "consistency", "sigma_data": 1.0}},
+        {"scheduler": FLOW, "timestep_scaling": 0.01},  # f is far from x0
+        {"scheduler": FLOW, "sampler": {"name": "consistency", "original_steps": 1000}, "steps_supported": (1000,)},
+    ],
+    ids=["sigma", "scaling", "steps"],
+)
 def test_a_sampler_that_diffusers_lacks(changed: dict[str, Any], place: Path) -> None:
     card = StudentCard.load(place / "students" / "animatediff")
-    other = {key: {**getattr(card, key), **value} for key, value in changed.items()}
+    other = {k: {**getattr(card, k), **v} if isinstance(v, dict) else v for k, v in changed.items()}
     with pytest.raises(UserError, match="diffusers has no scheduler for its sampler 'consistency'"):
         diffusers_scheduler(card.model_copy(update=other))
 

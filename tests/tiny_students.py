@@ -12,7 +12,7 @@ import diffusers
 import numpy as np
 import torch
 from tiny import tiny_animatediff, tiny_modelscope
-from tiny_transformers import tiny_cogvideox
+from tiny_transformers import tiny_cogvideox, tiny_wan
 
 from mcm.card import Provenance, StudentCard, Teacher, Weights
 from mcm.generate import Maker
@@ -27,7 +27,13 @@ PROMPT, SEED, FRAMES, SIZE = "a red puppet walks", 3, 4, (16, 16)
 def whole_teacher(folder: Path, family: str, layout: str = "motion") -> Path:
     """The tiny teacher with a whole model_index.json, so that diffusers' own pipelines load it."""
     parts: dict[str, Any]
-    if family == "cogvideox":
+    if family == "wan":
+        tiny_wan(folder, experts=0.7 if layout == "experts" else None)
+        parts = {
+            "transformer": ["diffusers", "WanTransformer3DModel"],
+            "transformer_2": ["diffusers", "WanTransformer3DModel"] if layout == "experts" else [None, None],
+        }
+    elif family == "cogvideox":
         tiny_cogvideox(folder, max_text_seq_length=226)  # as the pipeline reads
         parts = {"transformer": ["diffusers", "CogVideoXTransformer3DModel"]}
     elif family == "modelscope":
@@ -42,12 +48,15 @@ def whole_teacher(folder: Path, family: str, layout: str = "motion") -> Path:
             "image_encoder": [None, None],
         }
     path = folder / "model_index.json"
-    cog = family == "cogvideox"
+    vae, text, words, scheduler = {
+        "cogvideox": ("AutoencoderKLCogVideoX", "T5EncoderModel", "T5Tokenizer", "CogVideoXDDIMScheduler"),
+        "wan": ("AutoencoderKLWan", "UMT5EncoderModel", "T5Tokenizer", "FlowMatchEulerDiscreteScheduler"),
+    }.get(family, ("AutoencoderKL", "CLIPTextModel", "CLIPTokenizer", "DDIMScheduler"))
     parts |= {
-        "vae": ["diffusers", "AutoencoderKLCogVideoX" if cog else "AutoencoderKL"],
-        "text_encoder": ["transformers", "T5EncoderModel" if cog else "CLIPTextModel"],
-        "tokenizer": ["transformers", "T5Tokenizer" if cog else "CLIPTokenizer"],
-        "scheduler": ["diffusers", "CogVideoXDDIMScheduler" if cog else "DDIMScheduler"],
+        "vae": ["diffusers", vae],
+        "text_encoder": ["transformers", text],
+        "tokenizer": ["transformers", words],
+        "scheduler": ["diffusers", scheduler],
     }
     path.write_text(json.dumps({**json.loads(path.read_text()), "_diffusers_version": diffusers.__version__, **parts}))
     return folder

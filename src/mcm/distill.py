@@ -29,6 +29,7 @@ from mcm.errors import UserError
 from mcm.evaluation.report import provenance
 from mcm.methods.base import Method, Players
 from mcm.models.bases import TEACHER, Bases
+from mcm.models.compiling import check_compiler
 from mcm.models.fingerprint import fingerprint
 from mcm.models.video import VideoModel, load_video_model
 from mcm.output import Progress, silent, write_json, write_tensors
@@ -162,6 +163,13 @@ def _distill(
 def _check_settings(recipe: Recipe, device: torch.device, ranks: Ranks) -> None:
     """UserError for a precision that the device, and what a student divided among ranks, cannot take."""
     autocast(device, recipe.training.precision)
+    if recipe.training.compile:
+        if recipe.student.kind == "full" and ranks.several:
+            raise UserError(
+                "training.compile is true, which a full student that is divided among ranks does not take: train "
+                'adapters (student.kind "lora"), or leave it false'
+            )
+        check_compiler(device)
     if recipe.training.precision == "fp16" and recipe.student.kind == "full" and ranks.several:
         raise UserError(
             'training.precision is "fp16", which a full student on several ranks does not take: use "bf16"'

@@ -24,10 +24,11 @@ from mcm.card import StudentCard
 from mcm.errors import UserError, one_of
 from mcm.generate import Maker, load_maker
 from mcm.models.folders import read_json
+from mcm.models.joined import SIGN
 from mcm.models.student import FullStudent, Student, stored
 from mcm.models.video import families
 from mcm.output import Progress, cannot_write, holds, silent, write_json, write_text
-from mcm.samplers.scheduler import diffusers_scheduler
+from mcm.samplers.scheduler import FLOW_LCM, diffusers_scheduler, own_levels
 
 FILE, README = "export.json", "README.md"
 LORA = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for first
@@ -37,7 +38,7 @@ _EVOLVED_BETAS = {
     "scaled_linear": ("lcm", "linear (HotshotXL/default)"),
 }
 _SEEDS = """A seed makes the same video as in mcm where the pipeline draws the noise of one video at a time as mcm does:
-channels, frames, height, width (AnimateDiffPipeline). CogVideoXPipeline puts the frames first, and so does
+channels, frames, height, width (AnimateDiffPipeline, WanPipeline). CogVideoXPipeline puts the frames first, and so does
 TextToVideoSDPipeline after the first step.
 """
 
@@ -99,7 +100,7 @@ def export(
 def _diffusers(maker: Maker, folder: Path, half: bool) -> tuple[str, str, str]:
     from diffusers.loaders.peft import PeftAdapterMixin
 
-    scheduler, pipeline, network = diffusers_scheduler(_card(maker)), _pipeline(maker), maker.model.denoiser.network
+    scheduler, pipeline, network = diffusers_scheduler(_card(maker)), _pipeline(maker), _single(maker, "diffusers")
     part = families()[maker.model.family].part
     if not isinstance(network, PeftAdapterMixin) or part not in getattr(pipeline, "_lora_loadable_modules", ()):
         raise UserError(
@@ -124,6 +125,7 @@ def _peft(maker: Maker, folder: Path, half: bool) -> tuple[str, str, str]:
     if isinstance(maker.student, FullStudent):
         raise _no_adapters("peft")
     scheduler, part = diffusers_scheduler(_card(maker)), families()[maker.model.family].part
+    _single(maker, "peft")
     cast(Student, maker.student).save(folder, half)
     _card(maker).save(folder)  # so the folder is a student for mcm, too
     scheduler.save_pretrained(folder / "scheduler")
@@ -134,7 +136,7 @@ def _peft(maker: Maker, folder: Path, half: bool) -> tuple[str, str, str]:
 def _merged(maker: Maker, folder: Path, half: bool) -> tuple[str, str, str]:
     kind, model = _pipeline(maker), maker.model
     given = {
-        families()[model.family].part: _folded(cast(Student, maker.student)),
+        **families()[model.family].components(_folded(cast(Student, maker.student)), model.scheduler_config),
         "vae": model.codec.vae, "text_encoder": model.text.network, "tokenizer": model.text.tokenizer,
         "scheduler": diffusers_scheduler(_card(maker)),
     }  # fmt: skip
@@ -207,9 +209,18 @@ def _pipeline(maker: Maker) -> Any:
         raise UserError(
             f"teacher {model.name}: model_index.json names the pipeline {name!r}; expected one of diffusers'"
         )
-    if not hasattr(model.denoiser.network, "save_config"):
-        raise UserError(f"teacher {model.name}: its network is several; expected format peft")
     return kind
+
+
+def _single(maker: Maker, name: str) -> Any:
+    """The teacher's network; UserError where it is several, which one LoRA cannot speak of."""
+    network = maker.model.denoiser.network
+    if not hasattr(network, "save_config"):
+        raise UserError(
+            f"format {name}: the network of teacher {maker.model.name} is several ({type(network).__name__}), and the "
+            "format is for one; expected format merged"
+        )
+    return network
 
 
 def _no_adapters(name: str) -> UserError:
@@ -272,10 +283,23 @@ def _readme(maker: Maker, library: str, what: str, loading: str) -> str:
     if loading:
         lines += [loading, f'pipeline.scheduler = {kind}.from_pretrained(folder, subfolder="scheduler")']
     usual = 4 if 4 in card.steps_supported else max(card.steps_supported)
+    times, number, rng = [], str(usual), "torch.Generator().manual_seed(0)"
+    if kind == FLOW_LCM:  # which has no setting for the times, and whose steps the pipeline gives no generator
+        times, number, rng = [
+            "from functools import partial",
+            "",
+            f"steps = {usual}",
+            f"sigmas = {own_levels(card)}  # the student's own times",
+            "scheduler = pipeline.scheduler",
+            "scheduler.set_timesteps = partial(type(scheduler).set_timesteps, scheduler, sigmas=sigmas)",
+            f"generator = {rng}",
+            "scheduler.step = partial(type(scheduler).step, scheduler, generator=generator)",
+        ], "steps", "generator"  # fmt: skip
     sampling = [
+        *times,
         "frames = pipeline(",
-        f'    "a prompt", num_frames={card.frames}, height={height}, width={width}, num_inference_steps={usual},',
-        f'    guidance_scale={card.guidance_scale}, generator=torch.Generator().manual_seed(0), output_type="np",',
+        f'    "a prompt", num_frames={card.frames}, height={height}, width={width}, num_inference_steps={number},',
+        f'    guidance_scale={card.guidance_scale}, generator={rng}, output_type="np",',
         ").frames[0]",
     ]
     return "\n".join(
@@ -289,7 +313,8 @@ def _readme(maker: Maker, library: str, what: str, loading: str) -> str:
 def _place(maker: Maker) -> str:
     """The teacher for `from_pretrained`: its hub id, or the folder that it was loaded from."""
     name = maker.model.name
-    return name if "/" in name and not Path(name).expanduser().exists() else str(maker.model.folder.resolve())
+    on_the_hub = "/" in name and SIGN not in name and not Path(name).expanduser().exists()
+    return name if on_the_hub else str(maker.model.folder.resolve())
 
 
 def _evolved(card: StudentCard) -> str:

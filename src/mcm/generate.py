@@ -22,6 +22,7 @@ from mcm.data.open import open_pose
 from mcm.data.poses import Poses
 from mcm.data.video import write_video
 from mcm.diffusion.paths import Denoised, path_from_config
+from mcm.driving import is_film, poses_of_film
 from mcm.errors import UserError
 from mcm.models.control import FrameControl, load_controlnet
 from mcm.models.fingerprint import fingerprint
@@ -150,6 +151,8 @@ class Maker:
         scale: float = 1.0,
         frames: int | None = None,
         size: tuple[int, int] | None = None,
+        pose_network: str | Path | None = None,
+        pose_detector: str | Path | None = None,
     ) -> FrameControl:
         """Steers videos of `frames` and `size` by poses; see `generate`.
 
@@ -159,7 +162,14 @@ class Maker:
         if not 0 <= scale < math.inf:
             raise UserError(f"pose scale {scale}: expected a number of at least 0 (0 is no control, 1 the usual)")
         network = load_controlnet(self.controlnet(controlnet), self.model)
-        return FrameControl(network, open_pose(pose, *self.geometry(frames, size))[None], scale)
+        count, shape = self.geometry(frames, size)
+        if is_film(pose):
+            device = next(self.model.denoiser.parameters()).device
+            pose = poses_of_film(str(pose), count, pose_network, pose_detector, device)
+        elif (pose_network, pose_detector) != (None, None):
+            named = "of keypoints" if isinstance(pose, Poses) else pose
+            raise UserError(f"pose {named}: is no film, which pose_network and pose_detector are for; leave them out")
+        return FrameControl(network, open_pose(pose, count, shape)[None], scale)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -240,6 +250,8 @@ def generate(
     pose: str | Path | Poses | None = None,
     controlnet: str | Path | None = None,
     pose_scale: float = 1.0,
+    pose_network: str | Path | None = None,
+    pose_detector: str | Path | None = None,
     batch: int = 4,
     device: torch.device | str = "cpu",
     watch: Callable[[Step], None] | None = None,
@@ -255,11 +267,12 @@ def generate(
         guidance_scale: in diffusers' convention; default the model's own.
         frames: of a video; default the model's own.
         size: height and width in pixels; default the model's own.
-        pose: what the person does, in every video: what `open_pose` takes, an OpenPose JSON for instance. Stretched
-            over the video's frames.
+        pose: what the person does, in every video: what `open_pose` takes, an OpenPose JSON for instance, or a film of
+            somebody who does it. Stretched over the video's frames.
         controlnet: the ControlNetModel that makes videos follow the pose, a folder, a pocket name or a hub id; default
             the one that the zoo has for its own teacher.
         pose_scale: how much, diffusers' controlnet_conditioning_scale; 0 is no control.
+        pose_network, pose_detector: what reads poses from a film; see `mcm.driving.poses_of_film`.
         batch: videos at a time; the result does not depend on it.
         watch: called after each step of the sampler, for each batch anew; what it raises stops the work there.
 
@@ -276,9 +289,11 @@ def generate(
         raise UserError(f"batch {batch}: expected at least 1")
     control, posed = None, {}
     if pose is not None:
-        control = maker.control(pose, controlnet, pose_scale, frames, size)
+        control = maker.control(pose, controlnet, pose_scale, frames, size, pose_network, pose_detector)
         told = pose.to_json() if isinstance(pose, Poses) else str(pose)
         posed = {"pose": told, "controlnet": str(maker.controlnet(controlnet)), "pose_scale": pose_scale}
+        read = {"pose_network": pose_network, "pose_detector": pose_detector}
+        posed |= {name: str(value) for name, value in read.items() if value is not None}
     elif controlnet is not None:
         raise UserError(f"controlnet {controlnet}: there is no pose for it to follow; give one, or leave it out")
     return _videos(maker, prompts, seeds, steps, sampler, guidance_scale, frames, size, batch, control, posed, watch)

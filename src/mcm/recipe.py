@@ -212,6 +212,9 @@ class TrainingConfig(Group):
     gradient_checkpointing: bool = Field(
         default=False, description="keep fewer activations and compute them again: less memory, slower"
     )
+    compile: bool = Field(
+        default=False, description="torch.compile for the student and its teacher: slow to begin, for long runs"
+    )
     rank_timeout: float = Field(
         default=600.0, gt=0, description="seconds that one of several processes waits for the others"
     )
@@ -251,7 +254,10 @@ class Recipe(Group):
     """One run, described whole."""
 
     name: str = Field(default="distilled", pattern=r"^\w[\w.+-]*$", description="of the student")
-    teacher: str = Field(min_length=1, description="zoo name, diffusers folder or hub id")
+    teacher: str = Field(
+        min_length=1,
+        description='zoo name, diffusers folder or hub id; "BASE+ADAPTER": Stable Diffusion and a motion adapter',
+    )
     method: MethodConfig = Field(default_factory=MethodConfig)
     data: DataConfig
     student: StudentConfig = Field(default_factory=StudentConfig)

@@ -290,6 +290,7 @@ def leave(*tokens: str) -> int:
         ("evaluate x --reference y --metrics fvx", 'Did you mean "fvd"?'),
         ("evaluate x --reference y --metrics fid", "give --images"),
         ("evaluate x --reference y --images z --metrics fvd", "add fid to --metrics"),
+        ("evaluate x --reference y --metrics clipsim --fvd-model z", "are read by the metric fvd alone"),
         ("list everything", "unexpected 'everything'"),
     ],
 )
@@ -341,6 +342,7 @@ def test_generate_writes_videos_and_says_which(
     settings = {
         "seeds": [5, 6, 7, 8, 9, 10], "steps": None, "sampler": None, "guidance_scale": None, "frames": 12,
         "size": (32, 48), "pose": None, "controlnet": None, "pose_scale": 1.0,
+        "pose_network": None, "pose_detector": None,
     }  # fmt: skip
     assert asked == [("some/student", ["a", "a", "b", "b", "c", "c"], settings)]
     told = json.loads(capsys.readouterr().out)
@@ -397,5 +399,11 @@ def test_evaluate_prints_and_keeps_the_report(
     assert Report.load(inside / "scores" / "report.json").rows[0].fvd == 123.456
     assert leave(*command, "--json") == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["steps"] == 4
+    judges = ["--fvd-model", "i3d.pt", "--fvd-sha256", "ab", "--clip", "clip"]
+    assert leave(*command, *judges) == 1  # other judges are another evaluation
+    assert "fvd_model" in capsys.readouterr().err
+    assert leave(*command[:-1], "others", *judges) == 0
+    assert [asked[-1][name] for name in ("fvd_model", "fvd_sha256", "clip")] == ["i3d.pt", "ab", "clip"]
+    capsys.readouterr()
     assert leave(*command, "--seed", "1") == 1
     assert "holds another run (seed is 0 there and 1 here)" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mcm.data.open import open_pose
-from mcm.data.poses import COLOURS, LIMBS, Poses, draw, read_poses, write_poses
+from mcm.data.poses import COLOURS, LIMBS, Poses, draw, of_coco, read_poses, write_poses
 from mcm.errors import UserError
 from mcm.pocket import world
 from mcm.pocket.puppet import ACTIONS, KEYPOINTS
@@ -22,6 +22,13 @@ BODY_25 = (
     "mid_hip", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye",
     "left_eye", "right_ear", "left_ear", "left_big_toe", "left_small_toe", "left_heel", "right_big_toe",
     "right_small_toe", "right_heel",
+)  # fmt: skip
+
+
+COCO = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "right_ankle",
 )  # fmt: skip
 
 
@@ -89,6 +96,58 @@ def test_the_25_points_of_body_25(tmp_path: Path) -> None:
     """Point k lies at x = k / 100, so that each can be told."""
     found = read_poses(write(tmp_path / "a.json", frame([n for k in range(25) for n in (k / 100, 0.5, 1)])))
     assert [BODY_25[round(100 * x)] for x in found.points[0, :, 0]] == list(KEYPOINTS)
+
+
+def test_cocos_joints_as_openposes_points() -> None:
+    joints = np.zeros((1, 17, 3))
+    joints[0, :, 0], joints[0, :, 1], joints[0, :, 2] = np.arange(17), 7, 0.9
+    joints[0, 9, 2] = 0.2  # the left wrist is not seen
+    points = of_coco(joints)
+    names = [COCO[round(x)] if seen else None for x, _, seen in points[0]]
+    wanted: list[str | None] = list(KEYPOINTS)
+    wanted[1], wanted[7] = COCO[round(5.5)], None  # the neck, between the shoulders; the wrist
+    assert [name for k, name in enumerate(names) if k != 1] == [name for k, name in enumerate(wanted) if k != 1]
+    assert points[0, 1].tolist() == [5.5, 7, 0.9]
+    assert points[0, 7].tolist() == [0, 0, 0]
+    joints[0, 5, 2] = 0.1  # a shoulder is not seen: no neck
+    assert not of_coco(joints)[0, 1].any()
+
+
+def test_dwposes_files_with_hands_and_faces(tmp_path: Path) -> None:
+    """As the editors of ControlNet's world save it; the body alone is drawn."""
+    body = [n for k in range(18) for n in (10.0 + k, 50.0, 1.0)]
+    person = {
+        "pose_keypoints_2d": body, "face_keypoints_2d": [1.0, 2.0, 1.0] * 70, "hand_left_keypoints_2d": None,
+        "hand_right_keypoints_2d": [3.0, 4.0, 1.0] * 21,
+    }  # fmt: skip
+    content = [{"people": [person, person], "animals": [], "canvas_height": 100, "canvas_width": 200}]
+    found = read_poses(write(tmp_path / "dwpose.json", content))
+    assert found.canvas == (100, 200)
+    np.testing.assert_allclose(found.points[0, :, 0], (10 + np.arange(18)) / 200)
+
+
+@pytest.mark.parametrize("count", [17, 133])
+def test_mmposes_files(count: int, tmp_path: Path) -> None:
+    person = {"keypoints": [[20.0 + k, 50.0] for k in range(count)], "keypoint_scores": [0.9] * (count - 1) + [0.1]}
+    frames = [{"frame_id": 1, "instances": [person, person]}, {"frame_id": 2, "instances": []}]
+    stated = {"canvas_width": 400, "canvas_height": 100}
+    found = read_poses(write(tmp_path / "a.json", {"meta_info": {}, "instance_info": frames, **stated}))
+    assert (found.points.shape, found.canvas) == ((2, 18, 3), (100, 400))
+    names = [COCO[round(400 * x) - 20] if seen and k != 1 else None for k, (x, _, seen) in enumerate(found.points[0])]
+    wanted: list[str | None] = [name if k != 1 else None for k, name in enumerate(KEYPOINTS)]
+    if count == 17:
+        wanted[KEYPOINTS.index("right_ankle")] = None  # its score is low
+    assert names == wanted
+    assert not found.points[1].any()
+    with pytest.raises(UserError, match=r"in pixels, and no frame states \"canvas_width\""):
+        read_poses(write(tmp_path / "b.json", {"instance_info": frames}))
+    for wrong, words in (
+        ({"keypoints": person["keypoints"]}, 'no "keypoints" with as many "keypoint_scores"'),
+        ({"keypoints": [[1, 2]] * 3, "keypoint_scores": [1] * 3}, r"has 3 points; expected COCO's 17, or 133"),
+        ({"keypoints": [[1, "x"]] * 17, "keypoint_scores": [1] * 17}, r"something else than \[x, y\]"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_poses(write(tmp_path / "c.json", {"instance_info": [{"instances": [wrong]}]}))
 
 
 def test_missing_points_and_frames_without_people(tmp_path: Path) -> None:

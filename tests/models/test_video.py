@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_animatediff, tiny_modelscope
 
-from mcm.diffusion import Denoised, guide
 from mcm.errors import UserError
+from mcm.models.guidance import guided
 from mcm.models.video import Control, TextEmbedding, VideoModel, families, load_video_model
 from mcm.samplers import sample
 from mcm.samplers.ddim import DDIM
@@ -86,27 +86,53 @@ def pipeline(name: str, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", ["animatediff", "modelscope"])
-def test_three_guided_ddim_steps_equal_the_pipelines(
+@torch.no_grad()
+def test_the_denoiser_is_the_pipelines_call(
     name: str, folders: dict[str, Path], models: dict[str, VideoModel]
 ) -> None:
-    model = models[name]
+    """One network call at one time, with the text as the pipeline encodes it, alone and guided."""
+    model, made = models[name], pipeline(name, folders[name])
+    z, t = inputs(1, 4)
+    cond, uncond = made.encode_prompt(PROMPTS[0], "cpu", 1, True, None)
+
+    def theirs(hidden: torch.Tensor) -> torch.Tensor:
+        spoken = hidden.repeat_interleave(z.shape[2], dim=0) if name == "animatediff" else hidden
+        return made.unet(z, t, encoder_hidden_states=spoken).sample
+
+    text = model.text([PROMPTS[0]])
+    torch.testing.assert_close(model.denoiser(z, t, text).eps, theirs(cond), rtol=1e-4, atol=1e-5)
+    both = guided(model.denoiser, z, t, text, model.text([""]), 7.5)
+    expected = theirs(uncond) + 7.5 * (theirs(cond) - theirs(uncond))
+    torch.testing.assert_close(both.eps, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(theirs(cond), theirs(uncond), atol=1e-4)  # the text is heard
+
+
+@pytest.mark.parametrize("name", ["animatediff", "modelscope"])
+def test_25_guided_steps_equal_the_pipelines(
+    name: str, folders: dict[str, Path], models: dict[str, VideoModel]
+) -> None:
+    model, made = models[name], pipeline(name, folders[name])
     noise, _ = inputs(1, 4)
-    theirs = pipeline(name, folders[name])(
-        prompt=PROMPTS[0], num_frames=4, height=16, width=16, num_inference_steps=3, guidance_scale=7.5,
-        latents=noise.clone(), output_type="latent", return_dict=False,
-    )[0]  # fmt: skip
-    text = model.text(["", PROMPTS[0]])
 
-    def denoise(z: torch.Tensor, t: torch.Tensor) -> Denoised:
-        both = model.denoiser(torch.cat([z, z]), torch.cat([t, t]), text)
-        uncond, cond = (Denoised(*half) for half in zip(*(part.chunk(2) for part in both), strict=True))
-        return guide(cond, uncond, 7.5)
+    def theirs(kind: str) -> torch.Tensor:
+        return made(
+            prompt=PROMPTS[0], num_frames=4, height=16, width=16, num_inference_steps=25, guidance_scale=7.5,
+            latents=noise.clone(), output_type=kind, return_dict=False,
+        )[0]  # fmt: skip
 
+    text, empty = model.text([PROMPTS[0]]), model.text([""])
     ddim = DDIM.from_config(model.scheduler_config)
     with torch.no_grad():
-        ours = sample(denoise, model.path, ddim, noise, 3, torch.Generator())
-    assert theirs.std() > 0.1
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        ours = sample(
+            lambda z, t: guided(model.denoiser, z, t, text, empty, 7.5), model.path, ddim, noise, 25, torch.Generator()
+        )  # fmt: skip
+        decoded = model.codec.decode(ours).clamp(-1, 1).add(1).div(2).transpose(1, 2)
+    latents = theirs("latent")
+    assert latents.std() > 0.1
+    torch.testing.assert_close(ours, latents, rtol=1e-3, atol=1e-4)
+    frames = theirs("pt")
+    assert ((frames > 0.01) & (frames < 0.99)).float().mean() > 0.5  # not all black or white, whatever made them
+    torch.testing.assert_close(decoded, frames, rtol=1e-3, atol=1e-4)
 
 
 def test_an_adapter_beside_a_picture_unet_is_the_same_teacher(models: dict[str, VideoModel]) -> None:

@@ -65,6 +65,18 @@ def evaluate(
     guidance_scale: Annotated[
         float | None, Parameter(help="for teachers; 1 is none", validator=validators.Number(gte=0))
     ] = None,
+    fvd_model: Annotated[
+        str | None,
+        Parameter(
+            help="VideoMAE, a folder or hub id, or I3D's TorchScript file [default: pocket's own or a published one]"
+        ),
+    ] = None,
+    fvd_sha256: Annotated[
+        str | None, Parameter(help="of a TorchScript file that you trust [default: the known I3D's]")
+    ] = None,
+    clip: Annotated[
+        str | None, Parameter(help="CLIP for clipsim and fid, a folder or hub id [default: as for --fvd-model]")
+    ] = None,
     seed: Annotated[int, Parameter(help="of the first video", validator=validators.Number(gte=0))] = 0,
     out: Annotated[Path | None, Parameter(help="folder of report.json and report.html [default: only printed]")] = None,
     json: Annotated[
@@ -79,6 +91,8 @@ def evaluate(
         raise UsageError(
             "--images is read by the metric fid alone: add fid to --metrics, or leave --images out"
         )
+    if "fvd" not in chosen and (fvd_model, fvd_sha256) != (None, None):
+        raise UsageError("--fvd-model and --fvd-sha256 are read by the metric fvd alone: add it to --metrics")
     numbers = sorted(set(steps))
     asked = {
         "model": model,
@@ -92,6 +106,8 @@ def evaluate(
         "guidance_scale": guidance_scale,
         "seed": seed,
     }
+    judges = {"fvd_model": fvd_model, "fvd_sha256": fvd_sha256, "clip": clip}
+    asked |= {name: value for name, value in judges.items() if value is not None}
     if out is not None:
         holds(out, asked, FILE)
     words = None
@@ -121,6 +137,9 @@ def evaluate(
             sampler=sampler,
             guidance_scale=guidance_scale,
             seed=seed,
+            fvd_model=fvd_model,
+            fvd_sha256=fvd_sha256,
+            clip=clip,
             wall=wall,
             progress=told,
         )

@@ -56,13 +56,23 @@ def generate(
     ] = None,
     pose: Annotated[
         str | None,
-        Parameter(help="what the person does: OpenPose .json, a folder of those or of skeleton pictures, or walk, ..."),
+        Parameter(
+            help="what the person does: OpenPose .json, a folder of those or of skeleton pictures, a film, or walk, ..."
+        ),
     ] = None,
     controlnet: Annotated[
         str | None, Parameter(help="folder or hub id of what follows the pose [default: the pocket teacher's own]")
     ] = None,
     pose_scale: Annotated[
         float | None, Parameter(help="how much the pose counts [default: 1]", validator=validators.Number(gte=0))
+    ] = None,
+    pose_network: Annotated[
+        str | None,
+        Parameter(help="ViTPose that reads the pose from a film: folder or hub id [default: a published one]"),
+    ] = None,
+    pose_detector: Annotated[
+        str | None,
+        Parameter(help="RT-DETR or D-FINE that finds the person in it; none: fills the frame [default: as above]"),
     ] = None,
     format: Annotated[Literal["mp4", "gif", "webp"], Parameter(help="kind of file")] = "mp4",  # noqa: A002
     sheet: Annotated[
@@ -82,6 +92,10 @@ def generate(
     shape = _pixels(size)
     if pose is None and (controlnet, pose_scale) != (None, None):
         raise UsageError("--controlnet and --pose-scale say how to follow a pose: give --pose, too")
+    reading = {"pose_network": pose_network, "pose_detector": pose_detector}
+    stated = {name: value for name, value in reading.items() if value is not None}
+    if stated and (pose is None or Path(pose).suffix.lower() in ("", ".json")):
+        raise UsageError("--pose-network and --pose-detector read poses from a film: give a film as --pose, too")
     scale = 1.0 if pose_scale is None else pose_scale
     # Only what would make files of the same name differ; prompts and seeds may come in any number of calls.
     shared = {
@@ -90,7 +104,7 @@ def generate(
     }  # fmt: skip
     name = _label(model, steps, sampler, guidance_scale, frames, shape)
     if pose is not None:
-        shared |= {"pose": pose, "controlnet": controlnet, "pose_scale": scale}
+        shared |= {"pose": pose, "controlnet": controlnet, "pose_scale": scale, **stated}
         name += f"-pose-{Path(pose).stem}"
         name += "" if controlnet is None else f"-{Path(controlnet).name}"
         name += "" if pose_scale is None else f"-{pose_scale:g}"
@@ -121,6 +135,8 @@ def generate(
         pose=pose,
         controlnet=controlnet,
         pose_scale=scale,
+        pose_network=pose_network,
+        pose_detector=pose_detector,
     )
     made = []
     shown = []

@@ -122,6 +122,16 @@ class Film:
         with _translated():
             self.info = self._info(count=True)
 
+    def upright(self) -> tuple[int, int]:
+        """(H, W) of the first frame, turned upright and its pixels made square, as `collect` shows it uncut."""
+        with _translated():
+            frame = next(iter(self._input().decode(self.stream)), None)
+        if frame is None:
+            raise UnreadableVideo("no frame can be decoded")
+        turns, aspect = self._turns_and_aspect(frame)
+        height, width = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+        return height, max(1, round(width * aspect))
+
     def collect(
         self, targets: list[float], size: tuple[int, int], place: tuple[float, float]
     ) -> tuple[Tensor | None, float, str | None]:
@@ -278,13 +288,15 @@ class Film:
         _check_size(frame.width, frame.height)
         with _translated():
             pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+        turns, aspect = self._turns_and_aspect(frame)
+        return fit(torch.rot90(pixels, turns, (0, 1)) if turns else pixels, size, place, aspect)
+
+    def _turns_and_aspect(self, frame: VideoFrame) -> tuple[int, float]:
+        """Quarter turns, counter-clockwise, that put a frame upright, and then the width of its pixels by height."""
         stated = self.stream.sample_aspect_ratio
         aspect = float(stated) if stated and Fraction(1, 8) <= stated <= 8 else 1.0
         turns = round(frame.rotation / 90) % 4  # FFmpeg counts counter-clockwise, as rot90 does
-        if turns:
-            pixels = torch.rot90(pixels, turns, (0, 1))
-            aspect = 1 / aspect if turns % 2 else aspect
-        return fit(pixels, size, place, aspect)
+        return turns, 1 / aspect if turns % 2 else aspect
 
 
 def _check_file(path: File) -> None:

@@ -1,5 +1,8 @@
 """Poses of one person over time: OpenPose's keypoints, from JSON files to the skeleton pictures that ControlNets read.
 
+Files are OpenPose's, those that DWPose (arXiv 2307.15880) is saved in by the editors of ControlNet's world, which are
+the same with hands and faces beside the body, and those of mmpose, with which DWPose was made.
+
 The layout is OpenPose's 18 COCO points (arXiv 1812.08008): nose, neck, the right arm from its shoulder, the left arm,
 the right leg from its hip, the left leg, right and left eye, right and left ear. Of several people in a frame the first
 one counts.
@@ -25,10 +28,14 @@ from mcm.errors import UserError, nearest
 from mcm.output import write_json
 
 POINTS = 18
-LAYOUT = "an OpenPose JSON of all frames, a folder with one a frame, or a folder of skeleton pictures"
+LAYOUT = "an OpenPose or DWPose JSON of all frames, a folder with one a frame, or a folder of skeleton pictures"
 _KEY = "pose_keypoints_2d"
 # OpenPose's BODY_25 has the middle of the hips at 8, and feet after the ears.
 _OF_BODY_25 = (*range(8), *range(9, 19))
+# By the numbers of COCO's 17 joints, with which its 133 of the whole body begin; 17 is the neck that is put after them.
+_OF_COCO = (0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+_JOINTS, _WHOLE_BODY = 17, 133
+_SEEN = 0.3  # joints with a score below it are missing: networks give every joint some place
 _PIXELS = 2.0  # no person is drawn within two pixels: larger coordinates are pixels, others fractions
 _LARGEST = 1e6  # larger numbers are no pixels, and overflow in what is reckoned from them
 
@@ -153,6 +160,8 @@ def read_poses(path: str | Path) -> Poses:
     path: one file with a list of frames (or one frame), or a folder of files, a frame each, in the order of their
     names. A frame is {"people": [{"pose_keypoints_2d": [x, y, confidence, ...]}, ...]} with 18 COCO or 25 BODY_25
     points, in pixels of a canvas that some frame states ("canvas_width", "canvas_height"), or as fractions of it.
+    Or one file of mmpose, {"instance_info": [{"instances": [{"keypoints": [[x, y], ...], "keypoint_scores": [...]}]}]}
+    with a frame each and COCO's 17 or 133 points; its canvas is to be put beside "instance_info".
     A frame without people has no points. UserError naming the file, the frame and what was expected.
     """
     path = Path(path)
@@ -160,6 +169,8 @@ def read_poses(path: str | Path) -> Poses:
     frames: list[tuple[str, dict[str, Any]]] = []
     for file in files:
         content = _read(file)
+        if isinstance(content, dict) and isinstance(content.get("instance_info"), list):
+            content = _of_mmpose(content)
         listed = content if isinstance(content, list) else [content]
         for number, frame in enumerate(listed):
             where = f"{file}, frame {number}" if isinstance(content, list) else str(file)
@@ -197,6 +208,8 @@ def _read(file: Path) -> Any:
 
 def _points(where: str, frame: dict[str, Any]) -> np.ndarray:
     """The first person's points of a frame, (18, 3), in the file's units."""
+    if "people" not in frame and isinstance(frame.get("instances"), list):
+        return _instance(where, frame["instances"])
     if not isinstance(frame.get("people"), list):
         raise UserError(f'pose {where}: no list "people"; expected {LAYOUT}{nearest("people", frame)}')
     if not frame["people"]:
@@ -215,6 +228,46 @@ def _points(where: str, frame: dict[str, Any]) -> np.ndarray:
         )
     points = np.array(numbers, float).reshape(-1, 3)
     return points if len(points) == POINTS else points[list(_OF_BODY_25)]
+
+
+def of_coco(joints: np.ndarray) -> np.ndarray:
+    """COCO's 17 joints (T, 17, 3), x, y and score, as OpenPose's points (T, 18, 3): the neck is the middle of the
+    shoulders, and scores below 0.3 are missing points."""
+    neck = joints[:, 5:7].mean(1)
+    neck[:, 2] = joints[:, 5:7, 2].min(1)
+    points = np.concatenate([joints[:, :_JOINTS], neck[:, None]], 1)[:, list(_OF_COCO)]
+    points[points[..., 2] < _SEEN] = 0
+    points[..., 2] = points[..., 2].clip(0, 1)
+    return points
+
+
+def _of_mmpose(content: dict[str, Any]) -> list[Any]:
+    """Its frames, the first with the canvas that is stated beside them."""
+    canvas = {key: content[key] for key in ("canvas_height", "canvas_width") if key in content}
+    frames = list(content["instance_info"])
+    if frames and canvas and isinstance(frames[0], dict):
+        frames[0] = {**canvas, **frames[0]}
+    return frames
+
+
+def _instance(where: str, people: list[Any]) -> np.ndarray:
+    """The first of mmpose's people, (18, 3)."""
+    if not people:
+        return np.zeros((POINTS, 3))
+    person = people[0] if isinstance(people[0], dict) else {}
+    places, scores = person.get("keypoints"), person.get("keypoint_scores")
+    if not isinstance(places, list) or not isinstance(scores, list) or len(places) != len(scores):
+        raise UserError(f'pose {where}: its first person has no "keypoints" with as many "keypoint_scores"')
+    if len(places) not in (_JOINTS, _WHOLE_BODY):
+        raise UserError(
+            f'pose {where}: "keypoints" has {len(places)} points; expected COCO\'s {_JOINTS}, or {_WHOLE_BODY} of the '
+            "whole body"
+        )
+    if not all(isinstance(at, list) and len(at) == 2 and all(map(_number, at)) for at in places) or not all(
+        map(_number, scores)
+    ):
+        raise UserError(f'pose {where}: "keypoints" holds something else than [x, y], or the scores are no numbers')
+    return of_coco(np.concatenate([np.array(places, float), np.array(scores, float)[:, None]], 1)[None, :_JOINTS])[0]
 
 
 def _canvas(where: str, frame: dict[str, Any]) -> tuple[int, int] | None:

@@ -16,7 +16,8 @@ from mcm.evaluation.bootstrap import Interval, frechet_interval, mean_interval
 from mcm.evaluation.clipsim import ClipScorer, clip_similarity
 from mcm.evaluation.fid import fid, judged_frames, picture_features
 from mcm.evaluation.frechet import Array, FrechetStatistics
-from mcm.evaluation.fvd import VideoFeatures, fvd
+from mcm.evaluation.fvd import ClipFeatures, fvd
+from mcm.evaluation.i3d import load_features
 from mcm.evaluation.networks import checked_videos
 from mcm.evaluation.report import Row
 
@@ -39,7 +40,7 @@ class Evaluator:
     metrics: any of "fvd", "clipsim", "fid", "motion".
     reference: for fvd, real clips as a stream of (3, T, H, W) or (B, 3, T, H, W) in [-1, 1], read once, here;
         or their statistics.
-    fvd_model: for fvd, VideoMAE folder, hub id or loaded `VideoFeatures`.
+    fvd_model: for fvd, VideoMAE folder, hub id, file of the TorchScript I3D, or loaded `ClipFeatures`.
     clip: for clipsim and fid, CLIP folder, hub id or loaded `ClipScorer`.
     pictures: for fid, a stream of (3, H, W) or (N, 3, H, W) in [-1, 1], or their statistics.
     frames_per_clip: frames of each clip that the fid judges.
@@ -53,7 +54,7 @@ class Evaluator:
         self,
         metrics: Sequence[str] = ("fvd", "clipsim", "motion"),
         reference: Iterable[Tensor] | FrechetStatistics | None = None,
-        fvd_model: str | Path | VideoFeatures | None = None,
+        fvd_model: str | Path | ClipFeatures | None = None,
         clip: str | Path | ClipScorer | None = None,
         pictures: Iterable[Tensor] | FrechetStatistics | None = None,
         *,
@@ -81,12 +82,12 @@ class Evaluator:
                 "metric 'fid' needs pictures to compare the frames with: give them or leave the metric out"
             )
 
-        self.video_features: VideoFeatures | None = None
+        self.video_features: ClipFeatures | None = None
         self.scorer: ClipScorer | None = None
         self.reference: FrechetStatistics | None = None
         self.pictures: FrechetStatistics | None = None
         if "fvd" in metrics and fvd_model is not None and reference is not None:
-            loaded = fvd_model if isinstance(fvd_model, VideoFeatures) else VideoFeatures(fvd_model, device)
+            loaded = fvd_model if isinstance(fvd_model, ClipFeatures) else load_features(fvd_model, device)
             self.video_features = loaded
             if not isinstance(reference, FrechetStatistics):
                 reference = FrechetStatistics.from_features(loaded.collect(reference), "reference videos")

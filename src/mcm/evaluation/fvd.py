@@ -1,13 +1,13 @@
 """Frechet video distance (Unterthiner et al. 2018, arXiv 1812.01717) in the features of a VideoMAE network.
 
-Published FVDs use an I3D trained on Kinetics; its weights are in no package, and features of a
-self-supervised video transformer are less blind to motion besides (Ge et al. 2024, arXiv 2404.12391). A
-distance measured here therefore compares only with others of the same `VideoFeatures.protocol()`, never with
-a published table.
+Published FVDs use an I3D trained on Kinetics (see `evaluation.i3d`); its weights are in no package, and features
+of a self-supervised video transformer are less blind to motion besides (Ge et al. 2024, arXiv 2404.12391). A
+distance measured here therefore compares only with others of the same `protocol()`, never with a published table.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,36 @@ def frame_index(frames: int, wanted: int) -> list[int]:
     return [int(i * (frames - 1) / (wanted - 1) + 0.5) for i in range(wanted)]
 
 
-class VideoFeatures:
+class ClipFeatures(ABC):
+    """A network that turns clips into features, whose Frechet distance is an FVD. dimensions: D of the features."""
+
+    device: torch.device
+    batch_size: int
+    dimensions: int
+
+    @torch.no_grad()
+    def __call__(self, videos: Tensor) -> Array:
+        """videos (B, 3, T, H, W) float in [-1, 1], any H, W -> features (B, D) float64."""
+        videos = checked_videos(videos)
+        return np.concatenate([self._features(part) for part in videos.split(self.batch_size)])
+
+    @abstractmethod
+    def _features(self, videos: Tensor) -> Array:
+        """As `__call__`, of at most `batch_size` clips that are checked already."""
+
+    def collect(self, videos: Iterable[Tensor]) -> Array:
+        """Features (n, D) of a stream of clips (3, T, H, W) or batches (B, 3, T, H, W), batch by batch."""
+        features = [self(batch) for batch in batches(videos, single=4, size=self.batch_size)]
+        if not features:
+            raise UserError("no reference videos: the FVD needs at least 2")
+        return np.concatenate(features)
+
+    @abstractmethod
+    def protocol(self) -> dict[str, Any]:
+        """What an FVD must state to be compared: equal protocols measure in the same units."""
+
+
+class VideoFeatures(ClipFeatures):
     """Features of clips: the last hidden states of a VideoMAE encoder, averaged over its tokens.
 
     folder: a transformers folder or hub id of VideoMAEForVideoClassification, VideoMAEForPreTraining or
@@ -65,12 +94,6 @@ class VideoFeatures:
         self.normalise = Normalise(self.folder, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), purpose)
         self.sha256 = weights_sha256(self.folder)
 
-    @torch.no_grad()
-    def __call__(self, videos: Tensor) -> Array:
-        """videos (B, 3, T, H, W) float in [-1, 1], any T, H, W -> features (B, D) float64."""
-        videos = checked_videos(videos)
-        return np.concatenate([self._features(part) for part in videos.split(self.batch_size)])
-
     def _features(self, videos: Tensor) -> Array:
         picked = videos[:, :, frame_index(videos.shape[2], self.frames)].to(self.device, torch.float32)
         frames = picked.transpose(1, 2).flatten(0, 1)  # (B T, 3, H, W)
@@ -78,15 +101,7 @@ class VideoFeatures:
         hidden = self.network(frames.unflatten(0, (-1, self.frames))).last_hidden_state  # (B, tokens, D)
         return hidden.mean(dim=1).cpu().numpy().astype(np.float64)
 
-    def collect(self, videos: Iterable[Tensor]) -> Array:
-        """Features (n, D) of a stream of clips (3, T, H, W) or batches (B, 3, T, H, W), batch by batch."""
-        features = [self(batch) for batch in batches(videos, single=4, size=self.batch_size)]
-        if not features:
-            raise UserError("no reference videos: the FVD needs at least 2")
-        return np.concatenate(features)
-
     def protocol(self) -> dict[str, Any]:
-        """What an FVD must state to be compared: equal protocols measure in the same units."""
         return {
             "network": self.name,
             "weights_sha256": self.sha256,
@@ -102,5 +117,5 @@ class VideoFeatures:
 
 
 def fvd(features_a: ArrayLike | FrechetStatistics, features_b: ArrayLike | FrechetStatistics) -> float:
-    """Frechet video distance of two sets of `VideoFeatures`, each (n, D) or precomputed statistics."""
+    """Frechet video distance of two sets of `ClipFeatures`, each (n, D) or precomputed statistics."""
     return frechet_distance(features_a, features_b)

@@ -14,6 +14,7 @@ from mcm.data.open import open_pictures, open_videos
 from mcm.data.sources import Clip, Prompts
 from mcm.errors import UserError
 from mcm.evaluation.evaluator import Evaluator, checked_metrics
+from mcm.evaluation.i3d import load_features
 from mcm.evaluation.report import Report, Row, provenance
 from mcm.evaluation.wall import Wall
 from mcm.generate import TEACHER_STEPS, Maker, load_maker
@@ -39,6 +40,7 @@ def evaluate(
     batch: int = 8,
     fvd_model: str | Path | None = None,
     clip: str | Path | None = None,
+    fvd_sha256: str | None = None,
     wall: Wall | None = None,
     progress: Progress = silent,
 ) -> Report:
@@ -51,6 +53,10 @@ def evaluate(
         metrics: "fvd", "clipsim", "fid" (needs `images`), "motion" (student / teacher with `TEACHER_STEPS` DPM++ steps,
             same prompts and seeds; for a teacher: itself at its usual steps).
         prompts: a file or a list; default the reference's own captions, in its order.
+        fvd_model: VideoMAE for the FVD, a folder, zoo name or hub id; or the TorchScript file of I3D, which is run as
+            the program that it is, if its SHA-256 is the known one or `fvd_sha256`.
+        clip: CLIP for CLIPSIM and FID, likewise. Default of both: the pocket networks for pocket models, else the
+            published ones.
         count: clips a row; prompts are gone through in turn, seeds count on from `seed`.
         wall: is handed the clips as they are made, those of a student's teacher too, to keep a few of each row.
 
@@ -66,6 +72,7 @@ def evaluate(
     clip = clip or ("pocket-clip" if pocket else REAL_JUDGES[1])
     for number in steps:
         maker.sampler(sampler).times(maker.model.path, number)
+    features = load_features(fvd_model, sha256=fvd_sha256) if "fvd" in metrics else None  # before films are read
 
     real = _reference(reference, maker, count, progress)
     said = [c.caption for c in real] if prompts is None else list(Prompts(prompts))
@@ -76,7 +83,7 @@ def evaluate(
         pictures = (torch.stack([source[i].image for i in range(start, min(start + 64, len(source)))])
                     for start in range(0, len(source), 64))  # fmt: skip
     evaluator = Evaluator(
-        metrics, (c.video for c in real) if "fvd" in metrics else None, fvd_model, clip, pictures, seed=seed
+        metrics, (c.video for c in real) if features is not None else None, features, clip, pictures, seed=seed
     )  # fmt: skip
     teacher_name = maker.name if maker.card is None else maker.card.teacher.name
     teacher_motion = None

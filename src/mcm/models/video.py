@@ -25,6 +25,7 @@ from mcm.errors import UserError
 from mcm.models.codec import VideoCodec
 from mcm.models.facts import check_fit, read_facts, read_scheduler
 from mcm.models.folders import class_of, find_folder
+from mcm.models.joined import joined
 from mcm.models.text import TextEmbedding, TextEncoder
 
 __all__ = [
@@ -171,6 +172,10 @@ class Family(ABC):
         frames where it has them."""
         return {"sample_size": network.config.sample_size}
 
+    def components(self, network: Any, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+        """The network as diffusers' pipeline takes it, by the names of its arguments. scheduler: its configuration."""
+        return {self.part: network}
+
     def load(self, folder: Path, name: str, dtype: torch.dtype) -> VideoModel:
         """The model on the CPU, frozen. UserError naming what is missing or does not fit."""
         config, path, kind = read_scheduler(folder)
@@ -268,12 +273,13 @@ def families() -> dict[str, Family]:
 def load_video_model(
     name: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> VideoModel:
-    """The teacher called `name`: a diffusers pipeline folder, a pocket teacher's name, or a Hugging Face id.
+    """The teacher called `name`: a diffusers pipeline folder, a pocket teacher's name, a Hugging Face id, or
+    "BASE+ADAPTER" (see `mcm.models.joined`).
 
     Weights come up frozen, in `dtype` whatever precision stores them. UserError where nothing is found, the
     class of the pipeline belongs to no family, or a component is missing.
     """
-    folder = find_folder(name, "teacher", PARTS)
+    folder = joined(name) or find_folder(name, "teacher", PARTS)
     known = families()
     for family in known.values():
         if family.matches(folder):

@@ -180,6 +180,14 @@ class Wan(Family):
     def max_frames(self, network: Any) -> int | None:
         return 4 * (network.config.rope_max_seq_len - 1) + 1  # the length of its table of positions
 
+    def components(self, network: Any, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(network, Experts):
+            return super().components(network, scheduler)
+        ratio = network.boundary / int(scheduler.get("num_train_timesteps", 1000))
+        return {
+            "transformer": network.transformer, "transformer_2": network.transformer_2, "boundary_ratio": ratio,
+        }  # fmt: skip
+
     def stated(self, network: Any) -> Mapping[str, Any]:
         # Wan's configurations do not tell sizes; these are of the model cards.
         if network.config.in_channels == TI2V_CHANNELS:

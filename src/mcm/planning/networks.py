@@ -19,6 +19,7 @@ from mcm.models.discriminator import FrameDiscriminator
 from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.features import FrozenFeatures
 from mcm.models.folders import find_folder
+from mcm.models.joined import joined
 from mcm.models.student import Student
 from mcm.models.video import VideoModel, load_video_model
 from mcm.motion import motion_representation
@@ -64,7 +65,8 @@ class Networks:
 
     def __init__(self, recipe: Recipe, notes: list[str], strict: bool) -> None:
         self.recipe, self.method = recipe, recipe.method.build()
-        self.folder = local(recipe.teacher, "teacher")
+        pair = joined(recipe.teacher, lambda name, what, parts: local(name, what))
+        self.folder = pair or local(recipe.teacher, "teacher")
         self.features: FrozenFeatures | None = None
         if self.method.adversary != "none":
             self.features = self._backbone(notes, strict)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from mcm.recipe import DataConfig, MethodConfig, OptimConfig, Recipe, TrainingConfig
 
 MODELSCOPE = "ali-vilab/text-to-video-ms-1.7b"
-ANIMATEDIFF = "./teachers/animatediff"  # put together as animatediff_webvid.py tells
+ANIMATEDIFF = "stable-diffusion-v1-5/stable-diffusion-v1-5+guoyww/animatediff-motion-adapter-v1-5-2"
 
 
 def published(name: str, teacher: str, images: str | None = None) -> Recipe:

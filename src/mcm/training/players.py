@@ -10,6 +10,7 @@ import torch
 from mcm.methods.base import Method, Players
 from mcm.models.bases import Bases
 from mcm.models.checkpointing import checkpoint
+from mcm.models.compiling import compile_network
 from mcm.models.discriminator import FrameDiscriminator
 from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.features import FrozenFeatures
@@ -42,6 +43,9 @@ def make_players(
             checkpoint(network)
     if start is not None:
         student.begin(start)
+    if recipe.training.compile:  # last: what is compiled keeps no replaced layer
+        for denoiser in student.denoisers():
+            compile_network(denoiser.network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
         motion = motion_representation(method.motion, model.codec.channels)
