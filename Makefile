@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint docs bench zoo ranks kills fullsize preparation clean
+.PHONY: help setup quickstart test lint docs bench zoo ranks kills fullsize preparation compile clean
 
 help:  ## name the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ fullsize: setup  ## make a step of full-size teachers on the CPU: benchmarks/ful
 
 preparation: setup  ## memory, restarts, damaged films and kills of mcm prepare: benchmarks/prepare.json (a quarter of an hour)
 	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prepare.py $(PREPARATION_ARGS)
+
+compile: setup  ## check training.compile with a real compiler (minutes)
+	MCM_COMPILE=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/training/test_compile.py
 
 clean:  ## remove caches and build products; .venv and runs stay
 	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from mcm.models import compiling
 from mcm.models.compiling import check_compiler, compile_network, regions
 from mcm.models.student import Student
 from mcm.models.video import load_video_model
+
+# Tracing whole networks takes minutes on two cores: `make compile` runs these.
+slow = pytest.mark.skipif(not os.environ.get("MCM_COMPILE"), reason="minutes: make compile")
 
 
 def can_compile() -> bool:
@@ -40,6 +44,7 @@ def test_what_is_compiled(tmp_path: Path) -> None:
     assert regions(experts) == [*experts.transformer.blocks, *experts.transformer_2.blocks]
 
 
+@slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("make", "checkpointing"), [(tiny_animatediff, True), (tiny_wan, False)])
 def test_every_voice_says_the_same(make: Any, checkpointing: bool, tmp_path: Path) -> None:
@@ -80,6 +85,7 @@ def test_every_voice_says_the_same(make: Any, checkpointing: bool, tmp_path: Pat
         torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@slow
 @pytest.mark.timeout(1500)
 @pytest.mark.skipif(not can_compile(), reason="torch finds no C++ compiler")
 def test_a_run_has_the_same_losses_and_files(tmp_path: Path) -> None:

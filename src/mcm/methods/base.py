@@ -132,7 +132,9 @@ class Method(ABC):
 
         path = players.model.path
         if self.solver == "midpoint":
-            return seen, t, midpoint_step(path, teacher, z_t, t, s), s
+            # s = 0 stands for the clean end, f(z, 0) = z: there the step is of first order, as DPM-Solver++'s last one
+            end = torch.where(s > 0, s, torch.full_like(s, int(path.clean_time)))
+            return seen, t, midpoint_step(path, teacher, z_t, t, end), s
         return seen, t, ddim_step(path, teacher(z_t, t), t, s), s
 
     def noisy(self, players: Players, z0: Tensor, t: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
     python -m mcm.pocket.train_zoo                      everything, in order (hours on two cores)
     python -m mcm.pocket.train_zoo autoencoder clip     some stages
     python -m mcm.pocket.train_zoo assemble             write the folders of mcm/pocket/networks from what is trained
+    python -m mcm.pocket.train_zoo students             the shipped students, of the teachers as they are in the package
     python -m mcm.pocket.train_zoo sharpen              a sharper decoder, tried and not shipped: only when named
 
 Work is kept in `--work`; any stage goes on where it was killed. Two stages on two cores, with --threads 1 each, are
@@ -33,6 +34,7 @@ from mcm.pocket.training import (
     judging,
     looks,
     posing,
+    students,
     teachers,
     videomae,
 )
@@ -72,7 +74,16 @@ STAGES: dict[str, Callable[[Path], object]] = {
     "pose": lambda work: fit_small(work, "pose", posing.fit),
 }
 
+
+def fit_students(work: Path) -> None:
+    """Distil the students that are shipped, and ship them."""
+    for name in students.SHIPPED:
+        students.fit(work, name)
+        students.ship(work / "students" / name, zoo.ZOO / "students" / name)
+
+
 ONLY_NAMED: dict[str, Callable[[Path], object]] = {
+    "students": fit_students,
     "sharpen": lambda work: fit_small(work, "autoencoder_sharp", decoder.sharpen),
 }
 

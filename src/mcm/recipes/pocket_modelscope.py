@@ -24,8 +24,8 @@ def recipe() -> Recipe:
     return Recipe(
         name="pocket-modelscope-mcm",
         teacher="pocket-modelscope",
-        # The pocket teachers' usual guidance is 3 (w = 2); the paper's w ~ U[5, 15] saturates them. Eight grid points with
-        # steps of second order, since a short run does not carry what is clean over 50 (docs/log.md).
+        # The pocket teachers' usual guidance is 3 (w = 2); the paper's w ~ U[5, 15] saturates them. Eight grid points
+        # with steps of second order, since a short run does not carry what is clean over 50 (docs/log.md).
         method=MethodConfig(
             name="mcm", solver_steps=8, solver="midpoint", zero_terminal_snr=True, guidance_min=1.0, guidance_max=3.0,
             adversary="video", adversarial_weight=0.1, target_decay=0.8,
