@@ -33,7 +33,7 @@ def recipe() -> Recipe:
         data=DataConfig(videos="pocket:broadcast"),
         student=StudentConfig(rank=32, alpha=32),
         optim=OptimConfig(lr=1e-3, discriminator_lr=2e-3, warmup=10),
-        training=TrainingConfig(updates=200, batch=8, average=0.1, save_every=25, preview_every=50, log_every=5),
+        training=TrainingConfig(updates=200, batch=8, average=0.15, save_every=25, preview_every=50, log_every=5),
         # Its colours would hide from the discriminator whether brightness and contrast drift.
         discriminator=DiscriminatorConfig(backbone="pocket-dinov2", augmentation_policy=("translation", "cutout")),
     )

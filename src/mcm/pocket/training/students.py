@@ -23,8 +23,7 @@ SMALL = {
 }  # fmt: skip
 # By name: the recipe, and what is said over it. A "student.start" is the name of one that comes before.
 SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {
-    "pocket-modelscope-mcm": ("pocket-modelscope", {}),
-    "pocket-animatediff-mcm": ("pocket-animatediff", {}),
+    "pocket-modelscope-mcm": ("pocket-modelscope", {"training.updates": 100, "training.average": 0.1}),
 }
 
 
