@@ -24,6 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"updates": 3, **QUICK},
     "long": {"updates": 10, **QUICK},
     "full": {"updates": 2, "kind": "full", "target_decay": 0.9},
+    "full-long": {"updates": 10, "kind": "full", "target_decay": 0.9},
     "broken": {"updates": 3, **QUICK},
     "resumed": {"updates": 3, **QUICK},
     # Three bases for four micro-batches: no rank sees the same one in every update.

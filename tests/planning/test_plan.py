@@ -26,6 +26,7 @@ from mcm.planning.networks import Networks
 from mcm.planning.step import measure_step
 from mcm.recipe import Recipe, apply_overrides
 from mcm.recipes import load_recipe
+from mcm.training.average import PowerAverage
 from mcm.training.players import make_players
 
 
@@ -89,7 +90,10 @@ def test_counts_are_those_of_the_loaded_networks(changed: dict[str, Any], tiny: 
     )
     rest = size([t for t in tensors(judge, players.motion) if t.grad is None])
     assert memory["weights"] == frozen + 4 * learnt + rest
-    assert memory["averaged copies"] == size(tensors(players.averaged_motion))
+    averages = size(list(players.student.averages().values()))
+    if recipe.training.average is not None:  # of the weights over the run, besides the target
+        averages += size(list(PowerAverage(players.student.trainable(), 0.1).values.values()))
+    assert memory["averaged copies"] == size(tensors(players.averaged_motion)) + averages
     assert memory["gradients"] == 4 * sum(trained.values())
     assert memory["optimizer"] == (2 if kind == "full" else 8) * sum(trained.values())
     assert memory["peak"] == sum(memory.values()) - memory["peak"]

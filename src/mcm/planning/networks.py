@@ -177,7 +177,8 @@ class Networks:
         learns = {id(p) for p in self._trained(players)}
         learning = 4 * sum(p.numel() for p in players.student.trainable().values() if id(p) in learns)
         others = 4 * sum(p.numel() for p in self._trained(players)) - learning
-        averaged = held(players.averaged_motion) + (divided * student if players.student.averages() else 0)
+        copies = bool(players.student.averages()) + (self.recipe.training.average is not None)
+        averaged = held(players.averaged_motion) + copies * divided * student
         gradients = divided * learning + others
         parts: dict[str, float] = {
             "weights": self._weights + held(players.motion, players.discriminator) + divided * student,
