@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,19 +10,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
 pytest.importorskip("gradio", reason='gradio is not installed (pip install "motion-consistency[demo]")')
 
-import httpx  # noqa: E402
-from playwright.sync_api import Browser, Page, expect  # noqa: E402
-from tiny_demo import Held, idle, make_place, page  # noqa: E402
+import httpx
+from chromium import SLOW, needs_chromium
+from playwright.sync_api import Browser, Page, expect
+from tiny_demo import Held, idle, make_place, page
 
-from mcm.app.wanted import Limits  # noqa: E402
-from mcm.app.work import Workshop  # noqa: E402
+from mcm.app.wanted import Limits
+from mcm.app.work import Workshop
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (apt-get install chromium)")
-SLOW = 200_000  # ms; nothing is timed here, a busy machine must only not fail
+pytestmark = needs_chromium
 LIMITS = Limits(queue=3)
 
 
@@ -41,22 +39,6 @@ def server(place: Path) -> Iterator[tuple[str, Workshop]]:
 @pytest.fixture(scope="module")
 def url(server: tuple[str, Workshop]) -> str:
     return server[0]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with playwright.sync_playwright() as driver:
-        one = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield one
-        one.close()
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots are kept: $MCM_SCREENSHOTS, or pytest's own folder."""
-    folder = Path(os.environ.get("MCM_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.fixture

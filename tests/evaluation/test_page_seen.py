@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
 
-import torch  # noqa: E402
-from playwright.sync_api import Browser, Page  # noqa: E402
+import torch
+from chromium import SLOW, needs_chromium
+from playwright.sync_api import Browser, Page
 
-from mcm.evaluation.page import page  # noqa: E402
-from mcm.evaluation.report import Report  # noqa: E402
-from mcm.evaluation.wall import Wall  # noqa: E402
-from mcm.pocket.sources import PocketClips  # noqa: E402
+from mcm.evaluation.page import page
+from mcm.evaluation.report import Report
+from mcm.evaluation.wall import Wall
+from mcm.pocket.sources import PocketClips
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (apt-get install chromium)")
-SLOW = 200_000  # ms
+pytestmark = needs_chromium
 PAPER = {"width": 1031, "height": 703}  # A4 less the margins of the page's style, in CSS pixels
 
 
@@ -40,22 +37,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(page(found, wall.shown, title="The zoo", reference="pocket:broadcast"), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots are kept: $MCM_SCREENSHOTS, or pytest's own folder."""
-    folder = Path(os.environ.get("MCM_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with playwright.sync_playwright() as driver:
-        one = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield one
-        one.close()
 
 
 @pytest.fixture

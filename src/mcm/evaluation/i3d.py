@@ -60,7 +60,7 @@ class I3DFeatures(ClipFeatures):
             self.network: Any = torch.jit.load(io.BytesIO(content), map_location=self.device).eval()
         except (RuntimeError, ValueError, OSError) as error:
             raise UserError(
-                f"the FVD network {self.file}: is no TorchScript file that torch can load: {_first_line(error)}"
+                f"the FVD network {self.file}: is no TorchScript file that torch can load: {_last_line(error)}"
             ) from error
         self.frames: int | None = None  # of all clips, known with the first
         self.dimensions = 0
@@ -76,7 +76,7 @@ class I3DFeatures(ClipFeatures):
             found = self.network(pixels, rescale=True, resize=True, return_features=True)
         except RuntimeError as error:
             raise UserError(
-                f"the FVD network {self.file}: cannot be called as the known I3D: {_first_line(error)}"
+                f"the FVD network {self.file}: cannot be called as the known I3D: {_last_line(error)}"
             ) from error
         if not isinstance(found, Tensor) or found.shape[:1] != videos.shape[:1] or found.ndim != 2:
             said = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -125,6 +125,6 @@ def _read(file: Path) -> bytes:
         raise UserError(f"the FVD network {file}: cannot be read: {error.strerror or error}") from error
 
 
-def _first_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -21,7 +21,7 @@ from mcm.recipes import load_recipe
 SMALL = {
     "student.rank": 8, "student.alpha": 16, "data.laboratory_clips": 1024, "training.preview_every": 0,
 }  # fmt: skip
-# By name: the recipe, and what is said over it. A "student.start" is the name of one that comes before.
+# By name: the recipe, and what is said over it.
 SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {
     "pocket-modelscope-mcm": ("pocket-modelscope", {"training.updates": 100, "training.average": 0.1}),
 }
@@ -31,8 +31,6 @@ def fit(work: Path, name: str, progress: Progress = silent, **more: Any) -> None
     """Distil one of them, in `work`/students; goes on where it was killed. more: settings that go over its own."""
     recipe, own = SHIPPED[name]
     changed = {**SMALL, "name": name, **own, **more}
-    if start := changed.get("student.start"):
-        changed["student.start"] = str(work / "students" / start)
     distill(apply_overrides(load_recipe(recipe), changed), work / "students" / name, progress)
 
 
