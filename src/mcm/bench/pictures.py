@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from mcm.bench.run import Bench
-from mcm.bench.suite import GUIDANCE, Suite
-from mcm.data.video import compare_gif
+from mcm.bench.suite import Suite
+from mcm.data.encode import as_pixels
+from mcm.data.video import compare_gif, read_clip
 from mcm.evaluation.curves import step_curves
 from mcm.evaluation.page import page
 from mcm.evaluation.report import Report, Row
 from mcm.evaluation.wall import Wall
-from mcm.generate import generate, load_maker
+from mcm.generate import Video
 from mcm.output import write_text
 
 
@@ -26,25 +28,27 @@ def draw(suite: Suite, out: Path, report: Report, wall: Wall | None = None) -> l
     for teacher in dict.fromkeys(row.teacher for row in rows):
         shown = [
             s for s in suite.systems
-            if s.table and s.seed == 0 and Path(s.teacher).name == teacher and suite.trial_steps in s.steps
-            and work.finished(s)
+            if s.table and s.seed == 0 and Path(s.teacher).name == teacher and work.finished(s) and work.shown(s)
         ]  # fmt: skip
         columns = []
         for system in shown:
-            maker = load_maker(system.teacher if system.sampler else out / "students" / system.name)
-            guidance = work.settings(system).get(GUIDANCE)
-            videos = list(generate(
-                maker, suite.shown, seeds=[1], steps=suite.trial_steps, sampler=system.sampler, guidance_scale=guidance
-            ))  # fmt: skip
-            columns.append([video.frames for video in videos])
+            films = [_saved(path) for path in work.shown(system)]
+            columns.append([film.frames for film in films])
             if wall is not None:
-                for one in videos:
+                for one in films:
                     wall.keep(one.frames, one.prompt, one.seed, one.fps, teacher, system.method, suite.trial_steps)
         if columns:
             cells = [list(line) for line in zip(*columns, strict=True)]
             labels = [system.method for system in shown]
             made.append(compare_gif(out / f"wall-{teacher}.gif", cells, suite.shown, labels, fps=6))
     return made
+
+
+def _saved(path: Path) -> Video:
+    """What `mcm.generate.save_video` wrote: the film, and the JSON beside it."""
+    settings = json.loads(path.with_suffix(".json").read_text())
+    clip = read_clip(path, settings["frames"], tuple(settings["size"]))
+    return Video(settings["prompt"], settings["seed"], as_pixels(clip).numpy(), settings["fps"], settings)
 
 
 def in_table(suite: Suite, report: Report) -> list[Row]:

@@ -1,6 +1,7 @@
 """The work of a bench: trials, distillations and scores, each in its own file, so that all is resumable.
 
-The folder: tuning/NAME.json and rows/NAME.json (a system each), students/NAME/ (runs), SUITE.json (all rows together).
+The folder: tuning/NAME.json, rows/NAME.json and shown/NAME/ (a system each; all that is needed to go on, or to draw, on
+another machine), students/NAME/ (runs), SUITE.json (all rows together).
 """
 
 from __future__ import annotations
@@ -71,9 +72,23 @@ class Bench:
                 maker, system.method, steps, system.sampler, found.get(GUIDANCE), style=system.style,
                 shape=system.shape, progress=self.progress, **kept,
             )  # fmt: skip
+            if system.table and steps == self.suite.trial_steps:
+                self._show(system, maker, found.get(GUIDANCE))
             report = report.merge([row])
             report.save(self.rows_file(system))
         return report
+
+    def shown(self, system: System) -> list[Path]:
+        """The system's videos of the suite's `shown` prompts, in their order; none if it has not been measured."""
+        return sorted((self.out / "shown" / system.name).glob("*/*.mp4"))
+
+    def _show(self, system: System, maker: Any, guidance: float | None) -> None:
+        from mcm.generate import generate, save_video
+
+        steps, sampler = self.suite.trial_steps, system.sampler
+        videos = generate(maker, self.suite.shown, seeds=[1], steps=steps, sampler=sampler, guidance_scale=guidance)
+        for number, video in enumerate(videos):
+            save_video(video, self.out / "shown" / system.name / f"{number:02}")
 
     def settings(self, system: System) -> dict[str, Any]:
         """What the trials found best, by FVD on the tuning prompts; made now if they are not yet."""
