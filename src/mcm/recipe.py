@@ -50,7 +50,7 @@ class MethodConfig(Group):
         default="ddim", description="the teacher's step on that grid; midpoint: second order, twice the passes"
     )
     zero_terminal_snr: bool = Field(
-        default=False, description="the student sees pure noise where generation starts"
+        default=False, description="trajectories start from pure noise, as generation does"
     )
     guidance_min: float = Field(
         default=5.0, ge=0, description="smallest w; diffusers' guidance_scale is w + 1"

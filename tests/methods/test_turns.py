@@ -180,33 +180,34 @@ def test_at_the_clean_end_the_target_asks_no_network(folder):
 
 
 @pytest.mark.parametrize("name", ["lcm", "mcm", "frames"])
-def test_the_student_starts_from_pure_noise(folder, name):
-    """With zero_terminal_snr it sees nothing of z0 at the last time, and z_t at all others."""
+def test_trajectories_start_from_pure_noise(folder, name):
+    """With zero_terminal_snr there is nothing of z0 at the last time, and z_t is the path's at all others."""
     plain, chosen = (method(name, adversary="video", zero_terminal_snr=zero) for zero in (False, True))
     players = make_players(folder, chosen)
     z0 = make_batch(players).z0
     path = players.model.path
     t = torch.tensor([999, 979])
-    on_path, seen = chosen.noisy(players, z0, t, seeded(4))
+    seen, on_path = (one.noisy(players, z0, t, seeded(4)) for one in (chosen, plain))
     noise = torch.randn(z0.shape, generator=seeded(4))
     assert torch.equal(on_path, path.diffuse(z0, noise, t))
     assert torch.equal(seen[0], noise[0])
     assert torch.equal(seen[1], on_path[1])
     assert not torch.equal(seen[0], on_path[0])
-    assert all(torch.equal(z, on_path) for z in plain.noisy(players, z0, t, seeded(4)))
 
 
-def test_the_teacher_steps_from_the_path_where_the_student_sees_noise(folder):
+def test_the_teacher_too_steps_from_that_noise(folder):
     chosen = method("lcm", solver_steps=1, zero_terminal_snr=True)  # one time: the last
     players = make_players(folder, chosen)
     batch = make_batch(players, real=False)
-    z_t, t, z_s, s = chosen.noisy_pair(players, batch.z0, batch, seeded(6))
-    plain = method("lcm", solver_steps=1)
-    on_path, _, same, _ = plain.noisy_pair(players, batch.z0, batch, seeded(6))
-    assert torch.equal(z_s, same)
+    pairs = [chosen.noisy_pair(players, z0, batch, seeded(6)) for z0 in (batch.z0, batch.z0 + 1)]
+    for ours, others in zip(*pairs, strict=True):
+        assert torch.equal(ours, others)  # z0 has no part in any of it
+    z_t, t, z_s, s = pairs[0]
     assert (t == 999).all()
     assert (s == 0).all()
-    torch.testing.assert_close(on_path - z_t, players.model.path.diffuse(batch.z0, z_t, t) - z_t)
+    plain = method("lcm", solver_steps=1).noisy_pair(players, batch.z0, batch, seeded(6))
+    torch.testing.assert_close(plain[0], players.model.path.diffuse(batch.z0, z_t, t))
+    assert not torch.equal(plain[2], z_s)
 
 
 def test_a_midpoint_step_of_the_guided_teacher(folder):

@@ -35,7 +35,7 @@ class Method(ABC):
     """A distillation method: a frozen dataclass whose fields are the paper's symbols.
 
     solver_steps N; solver: the teacher's step from t to s, "ddim" or, of second order at twice the passes, "midpoint"
-    (for coarse grids); zero_terminal_snr: whether the student sees pure noise where generation starts; guidance
+    (for coarse grids); zero_terminal_snr: whether trajectories start from pure noise, as generation does; guidance
     w ~ U[guidance_min, guidance_max] (diffusers' guidance_scale is w + 1); sigma_data d and
     timestep_scaling k of the consistency function; huber_c c; motion: name of phi; adversary: "none", "video" or
     "pictures", where the discriminator's real frames come from; adversarial_start: share of the run that it learns
@@ -119,13 +119,10 @@ class Method(ABC):
     def noisy_pair(
         self, players: Players, z0: Tensor, batch: Batch, rng: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(z_t, t, z_s, s): diffuse z0 to a drawn grid time t, and take the guided teacher's one step to s (item 2).
-
-        z_t is what the student sees, which `noisy` may have changed; the teacher steps from the path itself.
-        """
+        """(z_t, t, z_s, s): diffuse z0 to a drawn grid time t, and take the guided teacher's one step to s (item 2)."""
         t, s = (x.to(z0.device) for x in self.grid(players).draw(len(z0), rng))
         w = self.guidance_min + (self.guidance_max - self.guidance_min) * uniform(len(z0), rng, z0.device)
-        z_t, seen = self.noisy(players, z0, t, rng)
+        z_t = self.noisy(players, z0, t, rng)
 
         def teacher(z: Tensor, r: Tensor) -> Denoised:
             return guided(players.student.teacher, z, r, batch.text, batch.empty, w + 1)
@@ -134,21 +131,23 @@ class Method(ABC):
         if self.solver == "midpoint":
             # s = 0 stands for the clean end, f(z, 0) = z: there the step is of first order, as DPM-Solver++'s last one
             end = torch.where(s > 0, s, torch.full_like(s, int(path.clean_time)))
-            return seen, t, midpoint_step(path, teacher, z_t, t, end), s
-        return seen, t, ddim_step(path, teacher(z_t, t), t, s), s
+            return z_t, t, midpoint_step(path, teacher, z_t, t, end), s
+        return z_t, t, ddim_step(path, teacher(z_t, t), t, s), s
 
-    def noisy(self, players: Players, z0: Tensor, t: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """z_t of the path, and as the student sees it: with zero_terminal_snr without z0 where generation starts.
+    def noisy(self, players: Players, z0: Tensor, t: Tensor, rng: torch.Generator) -> Tensor:
+        """z_t of the path; with zero_terminal_snr pure noise, without z0, where generation starts.
 
         Few schedules end in pure noise (arXiv 2305.08891): what is left of z0 in z_T tells a student the brightness and
-        the scenery of a clip, and generation, which starts from pure noise, would have it read them out of nothing.
+        the scenery of a clip, and generation, which starts from pure noise, would have it read them out of nothing. The
+        teacher, too, steps from that noise: from z_T it would lead to what z0 says, of which the noise knows nothing,
+        and the student would learn the commonest of what may come of it.
         """
         noise = normal(z0.shape, rng, z0)
         z_t = players.model.path.diffuse(z0, noise, t)
         if not self.zero_terminal_snr:
-            return z_t, z_t
+            return z_t
         first = self.sampler().times(players.model.path, 1)[0].to(t)
-        return z_t, torch.where(expand(t == first, z0).bool(), noise, z_t)
+        return torch.where(expand(t == first, z0).bool(), noise, z_t)
 
     def online(self, players: Players, z: Tensor, t: Tensor, text: TextEmbedding) -> Tensor:
         """f_student(z, t), with gradients."""

@@ -43,7 +43,7 @@ class Frames(Method):
         """The student's turn, then the discriminator's."""
         z0 = self.own_clips(players, batch, rng)
         t, _ = (x.to(z0.device) for x in self.grid(players).draw(len(z0), rng))
-        _, z_t = self.noisy(players, z0, t, rng)
+        z_t = self.noisy(players, z0, t, rng)
         frames = self.picked_frames(players, self.online(players, z_t, t, batch.text), rng)
         yield Turn("student", self.student_adversarial(players, frames, batch, rng))
         yield Turn("discriminator", self.discriminator_losses(players, frames, batch, rng))

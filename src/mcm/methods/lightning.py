@@ -108,8 +108,8 @@ class Lightning(Method):
         stride = phase.of // phase.steps
         start = stride * torch.randint(phase.steps, (len(batch.z0),), generator=rng)
         t, s = (times[start + k].to(batch.z0.device) for k in (0, stride))
-        noisy, z_t = self.noisy(players, batch.z0, t, rng)
-        wanted = self._teachers(players, noisy, [times[start + k].to(t) for k in range(stride + 1)], batch)
+        z_t = self.noisy(players, batch.z0, t, rng)
+        wanted = self._teachers(players, z_t, [times[start + k].to(t) for k in range(stride + 1)], batch)
         with players.only("temporal"):
             made = euler_step(path, student.student(z_t, t, batch.text), t, s, z_t)
             if phase.objective == "mse":
