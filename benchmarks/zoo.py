@@ -47,7 +47,7 @@ def main() -> None:
         report.save(given.out)
         return
 
-    scoring = Scoring(given.count, 2 * given.count, given.tuning, motions=Path("runs/zoo-motions"))
+    scoring = Scoring(given.count, 2 * given.count, given.tuning, kept=Path("runs/zoo-kept"))
     report.provenance = provenance(scoring.evaluator.protocol())
     for model in given.models or [*zoo.teachers(), *zoo.students()]:
         maker = load_maker(model)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_run import make_material, recipe
 
@@ -80,11 +81,11 @@ def test_what_exists_is_not_made_again(place: Path, tmp_path: Path) -> None:
     Report(rows.rows[:1], rows.provenance).save(file)  # stopped between the cells
     work = Bench(made, tmp_path)
     work.measure(system)
-    assert work.held_out.asked == [("lcm", 2, None)]  # pyright: ignore[reportAttributeAccessIssue]
+    assert work.held_out(system).asked == [("lcm", 2, None)]  # pyright: ignore[reportAttributeAccessIssue]
     assert Report.load(file).rows == rows.rows
     again = Bench(made, tmp_path)
     again.measure(system)
-    assert "held_out" not in vars(again)  # nothing was even loaded
+    assert not again._held_out  # nothing was even loaded
 
 
 def test_another_budget_needs_another_folder(place: Path, tmp_path: Path) -> None:
@@ -206,6 +207,24 @@ def test_scores_are_of_the_held_out_prompts_and_trials_of_others(tmp_path: Path)
     assert reported.prompts == world.held_out_prompts(4)
     assert not set(tuning.prompts) & set(world.held_out_prompts(len(world.HELD_OUT_COMBINATIONS) * 3))
     assert tuning.seed != reported.seed
+
+
+def test_what_is_of_all_rows_is_kept_between_processes(tmp_path: Path) -> None:
+    from mcm.pocket.scoring import Scoring
+
+    first, fresh = Scoring(4, 8, styles=("toon",), kept=tmp_path), Scoring(4, 8, styles=("toon",))
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert len(files) == 3
+    for scoring in (first, Scoring(4, 8, styles=("toon",), kept=tmp_path)):
+        assert np.array_equal(scoring.evaluator.reference.mean, fresh.evaluator.reference.mean)
+        assert np.array_equal(scoring.styles["toon"].cov, fresh.styles["toon"].cov)
+    for name in files:
+        np.save(tmp_path / name, np.load(tmp_path / name) + 1)
+    again = Scoring(4, 8, styles=("toon",), kept=tmp_path)
+    np.testing.assert_allclose(again.styles["toon"].mean, fresh.styles["toon"].mean + 1)  # it is what is read
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    Scoring(4, 9, styles=("toon",), kept=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 6  # another number of clips is another file
 
 
 def test_curves_and_a_wall_of_what_is_finished(place: Path, tmp_path: Path) -> None:

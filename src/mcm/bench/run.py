@@ -30,10 +30,14 @@ class Bench:
 
     def __init__(self, suite: Suite, out: Path, progress: Progress = silent) -> None:
         self.suite, self.out, self.progress = suite, out, progress
+        self._held_out: dict[int, Scorer] = {}
 
-    @cached_property
-    def held_out(self) -> Scorer:
-        return self.suite.scorer(self.suite.count, False, self.out)
+    def held_out(self, system: System) -> Scorer:
+        """What scores a system's rows; made once for each number of clips."""
+        count = system.count or self.suite.count
+        if count not in self._held_out:
+            self._held_out[count] = self.suite.scorer(count, False, self.out)
+        return self._held_out[count]
 
     @cached_property
     def tuning(self) -> Scorer:
@@ -62,13 +66,13 @@ class Bench:
         maker = self._made(system, found, self.out / "students" / system.name, system.share * self.suite.updates)
         seconds = time.monotonic() - begun
         settings = {**self.suite.shared, **system.settings, **found, **system.last}
-        protocol = provenance(self.held_out.evaluator.protocol())
+        protocol = provenance(self.held_out(system).evaluator.protocol())
         report.provenance = {**protocol, "settings": settings, "training_seconds": round(seconds)}
         for steps in system.steps:
             if steps in {row.steps for row in report.rows}:
                 continue
             kept = {} if system.sampler else {"seed": system.seed, "updates": self._updates(system.share)}
-            row = self.held_out.row(
+            row = self.held_out(system).row(
                 maker, system.method, steps, system.sampler, found.get(GUIDANCE), style=system.style,
                 shape=system.shape, progress=self.progress, **kept,
             )  # fmt: skip
@@ -102,7 +106,8 @@ class Bench:
         for number, trial in enumerate(system.trials[len(tried) :], len(tried)):
             run = self.out / "tuning" / system.name / str(number)
             maker = self._made(other, trial, run, self.suite.tuning * self.suite.updates)
-            steps = self.suite.trial_steps if self.suite.trial_steps in system.steps else system.steps[0]
+            usual = self.suite.trial_steps if self.suite.trial_steps in system.steps else system.steps[0]
+            steps = system.trial_steps or usual
             row = self.tuning.row(
                 maker, system.method, steps, system.sampler, trial.get(GUIDANCE), progress=self.progress
             )

@@ -24,7 +24,8 @@ class System:
     takes half of the updates. trials: changes to try, equally many for all; none for a system that is made with what
     was found for the system `like`. last: settings that go over what was found. share: of the budget. style: the
     pictures that its frames' FID is of. table: whether it is a line of the table itself. shape: frames and size (H, W)
-    of its clips, where they are not the model's own.
+    of its clips, where they are not the model's own. trial_steps, count: steps of its trials and clips of its cells,
+    where they are not the suite's.
     """
 
     teacher: str
@@ -42,6 +43,8 @@ class System:
     style: str = "studio"
     table: bool = False
     part: str = ""
+    trial_steps: int | None = None
+    count: int | None = None
 
     @property
     def name(self) -> str:
@@ -72,8 +75,8 @@ class Suite:
     name: str
     systems: tuple[System, ...]
     scorer: Callable[[int, bool, Path], Scorer]
-    updates: int = 300
-    tuning: float = 0.25
+    updates: int = 100
+    tuning: float = 0.5
     count: int = 512
     trial_count: int = 128
     trial_steps: int = 4

@@ -6,8 +6,9 @@ real clips and other seeds (split "pictures", which broadcast clips of no traini
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mcm.evaluation.clipsim import ClipScorer
 from mcm.evaluation.evaluator import METRICS, Evaluator
 from mcm.evaluation.fid import fid, picture_features
 from mcm.evaluation.frechet import FrechetStatistics
-from mcm.evaluation.fvd import frame_index
+from mcm.evaluation.fvd import VideoFeatures, frame_index
 from mcm.evaluation.networks import resize
 from mcm.evaluation.report import Row
 from mcm.evaluation.run import made, motion_of
 from mcm.generate import TEACHER_STEPS, Maker, load_maker
 from mcm.models.fingerprint import fingerprint
-from mcm.output import Progress, silent
+from mcm.output import Progress, silent, whole
 from mcm.pocket import world, zoo
 from mcm.pocket.judge import Judge, verdict
 from mcm.pocket.sources import PocketPictures
@@ -46,31 +48,42 @@ class Scoring:
         tuning: bool = False,
         styles: Iterable[str] = world.STYLES,
         batch: int = 16,
-        motions: Path | None = None,
+        kept: Path | None = None,
     ) -> None:
-        """motions: folder that keeps the teachers' motion between processes."""
+        """kept: folder for what is of all rows (real clips' features, the teachers' motion) between processes."""
         split, self.seed = TUNING if tuning else HELD_OUT
         self.specs = [world.spec(split, i) for i in range(count)]
         self.prompts = [s.caption for s in self.specs]
-        self.batch, self._motions = batch, motions
+        self.batch, self._kept_in = batch, kept
         self.judge = Judge.load(zoo.judge_file())
-        numbers = range(max(count, real))
-        self.evaluator = Evaluator(
-            METRICS, (world.film([world.spec(split, i)], "broadcast").video for i in numbers), zoo.VIDEO_FEATURES,
-            zoo.CLIP, self._pictures("studio", split, len(numbers)),
-        )  # fmt: skip
-        scorer = self.evaluator.scorer
-        assert scorer is not None
-        assert self.evaluator.pictures is not None
-        self.styles = {"studio": self.evaluator.pictures}
-        for style in styles:
-            if style != "studio":
-                seen = picture_features(scorer, self._pictures(style, split, len(numbers)))
-                self.styles[style] = FrechetStatistics.from_features(seen, f"{style} pictures")
+        video, scorer, total = VideoFeatures(zoo.VIDEO_FEATURES), ClipScorer(zoo.CLIP), max(count, real)
 
-    @staticmethod
-    def _pictures(style: str, split: str, count: int) -> Iterable[Tensor]:
-        return (picture.image for picture in PocketPictures(style, (64, 64), count, split))
+        def film(i: int) -> Tensor:
+            return world.film([world.spec(split, i)], "broadcast").video
+
+        # What is kept is told by the network that saw it, and by the first of what it saw.
+        name = f"{split}-{total}-{video.sha256[:12]}-{_mark(film(0))}"
+        clips = self._kept(name, lambda: video.collect(film(i) for i in range(total)))
+        self.styles: dict[str, FrechetStatistics] = {}
+        for style in dict.fromkeys(("studio", *styles)):
+            pictures = PocketPictures(style, (64, 64), total, split)
+            name = f"{style}-{split}-{total}-{scorer.sha256[:12]}-{_mark(pictures[0].image)}"
+            seen = self._kept(name, lambda shown=pictures: picture_features(scorer, (one.image for one in shown)))
+            self.styles[style] = FrechetStatistics.from_features(seen, f"{style} pictures")
+        real_clips = FrechetStatistics.from_features(clips, "reference videos")
+        self.evaluator = Evaluator(METRICS, real_clips, video, scorer, self.styles["studio"])
+
+    def _kept(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What is kept under a name between processes; made where it is not."""
+        if self._kept_in is None:
+            return make()
+        file = self._kept_in / f"{name}.npy"
+        if file.exists():
+            return np.load(file)
+        made = make()
+        with whole(file) as partial:
+            np.save(partial, made)
+        return made
 
     def motion(self, maker: Maker, shape: tuple[int, tuple[int, int]], known: np.ndarray | None = None) -> np.ndarray:
         """The motion of the clips that the teacher makes of these prompts and seeds, (count,).
@@ -81,20 +94,14 @@ class Scoring:
         if maker.card is not None:
             name, mark = maker.card.teacher.name, maker.card.teacher.fingerprint
         mark = mark or fingerprint(maker.model.denoiser.network)
-        file = None
-        if self._motions is not None:
-            size = f"{shape[0]}x{shape[1][0]}x{shape[1][1]}"
-            file = self._motions / f"{Path(name).name}-{mark[:12]}-{size}-{self.seed}-{len(self.prompts)}.npy"
-            if file.exists():
-                return np.load(file)
-        if known is None:
-            known = motion_of(load_maker(name), self.prompts, self.seed, self.batch, silent, *shape)
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".partial.npy")
-            np.save(partial, known)
-            partial.rename(file)
-        return known
+        size = f"{shape[0]}x{shape[1][0]}x{shape[1][1]}"
+
+        def made() -> np.ndarray:
+            if known is not None:
+                return known
+            return motion_of(load_maker(name), self.prompts, self.seed, self.batch, silent, *shape)
+
+        return self._kept(f"{Path(name).name}-{mark[:12]}-{size}-{self.seed}-{len(self.prompts)}", made)
 
     def row(
         self,
@@ -137,6 +144,10 @@ class Scoring:
             colour_accuracy=float(right["colours"].mean()),
             fids={name: round(fid(frames, pictures), 4) for name, pictures in self.styles.items()}, **kept,
         )  # fmt: skip
+
+
+def _mark(pixels: Tensor) -> str:
+    return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:12]
 
 
 def _as_judged(clips: Tensor) -> Tensor:
