@@ -44,8 +44,8 @@ lint: setup  ## check style and types
 docs: setup  ## build the documentation, strictly: site/index.html
 	$(BIN)/mkdocs build --strict --clean
 
-bench: setup  ## distil and score every system of the laboratory (hours, resumable): runs/bench
-	$(BIN)/mcm bench pocket $(BENCH_ARGS)
+bench: setup  ## distil and score every system of the laboratory (hours, resumable): benchmarks/pocket
+	$(BIN)/mcm bench pocket --out benchmarks/pocket $(BENCH_ARGS)
 
 zoo: setup  ## train the small networks of the pocket laboratory anew (hours)
 	$(BIN)/python -m mcm.pocket.train_zoo $(ZOO_ARGS)
