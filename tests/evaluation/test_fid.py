@@ -31,8 +31,8 @@ def test_features_belong_to_the_judged_frames(clip_folder: Path, noise_videos: C
     scorer = ClipScorer(clip_folder)
     videos = noise_videos(3, seed=0)
     found = clip_frame_features(scorer, videos, per_clip=2)
-    assert found.shape == (3, 2, 16)
-    assert_allclose(found[1, 1], scorer.frame_features(videos[1, :, 6].unsqueeze(0))[0].numpy(), atol=1e-5)
+    assert found.shape == (3, 2, 32)
+    assert_allclose(found[1, 1], scorer.appearance_features(videos[1, :, 6].unsqueeze(0))[0].numpy(), atol=1e-5)
 
 
 def test_frames_are_nearer_to_pictures_of_their_own_style(clip_folder: Path, sliding_video: Clips) -> None:
@@ -45,7 +45,7 @@ def test_frames_are_nearer_to_pictures_of_their_own_style(clip_folder: Path, sli
     own = fid(frames, picture_features(scorer, iter(same)))
     other = fid(frames, picture_features(scorer, [same.sign()]))
     assert own < 0.7 * other
-    flat = frames.reshape(-1, 16)
+    flat = frames.reshape(-1, frames.shape[-1])
     assert fid(frames, flat) == fid(flat, flat) < 1e-6 * other
 
 
@@ -54,4 +54,4 @@ def test_no_pictures_is_an_error(clip_folder: Path) -> None:
     with pytest.raises(UserError, match="no pictures"):
         picture_features(scorer, [])
     with pytest.raises(UserError, match="at least 2"):
-        fid(np.ones((4, 16)), picture_features(scorer, [torch.zeros(3, 32, 32)]))
+        fid(np.ones((4, 32)), picture_features(scorer, [torch.zeros(3, 32, 32)]))

@@ -60,20 +60,29 @@ class ClipScorer:
         self.size = int(config.vision_config.image_size)
         self.length = int(config.text_config.max_position_embeddings)
         self.dimensions = int(config.projection_dim)
+        self.half = max(1, int(config.vision_config.num_hidden_layers) // 2)
         self.normalise = Normalise(self.folder, CLIP_MEAN, CLIP_STD, purpose)
         self.sha256 = weights_sha256(self.folder)
 
-    @torch.no_grad()
     def frame_features(self, frames: Tensor) -> Tensor:
-        """frames (N, 3, H, W) in [-1, 1] -> image features (N, D) in the joint space, float32 on the CPU.
+        """frames (N, 3, H, W) in [-1, 1] -> image features (N, D) in the joint space, float32 on the CPU."""
+        return self.seen(frames)[0]
 
-        Not scaled to length 1: their lengths are part of what the FID compares."""
-        parts = []
+    def appearance_features(self, frames: Tensor) -> Tensor:
+        """frames (N, 3, H, W) in [-1, 1] -> what the FID compares (N, width), float32 on the CPU: the mean of all
+        patches after the first half of the vision tower's blocks."""
+        return self.seen(frames)[1]
+
+    @torch.no_grad()
+    def seen(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Both features of frames, `frame_features` and `appearance_features`, from one pass."""
+        joint, appearance = [], []
         for part in checked_frames(frames).split(self.batch_size):
             pixels = self.normalise(self._squared(part.to(self.device, torch.float32)))
-            pooled = self.network.vision_model(pixel_values=pixels).pooler_output
-            parts.append(self.network.visual_projection(pooled).cpu())
-        return torch.cat(parts)
+            said = self.network.vision_model(pixel_values=pixels, output_hidden_states=True)
+            joint.append(self.network.visual_projection(said.pooler_output).cpu())
+            appearance.append(said.hidden_states[self.half][:, 1:].mean(1).cpu())  # token 0 is the class token
+        return torch.cat(joint), torch.cat(appearance)
 
     def _squared(self, frames: Tensor) -> Tensor:
         height, width = frames.shape[-2:]
@@ -109,7 +118,7 @@ class ClipScorer:
         return clip_similarity(frames.unflatten(0, (len(videos), -1)), self.text_features(prompts))
 
     def protocol(self) -> dict[str, Any]:
-        """What a CLIPSIM or a CLIP-FID must state to be compared."""
+        """What a CLIPSIM or an FID must state to be compared."""
         return {
             "network": self.name,
             "weights_sha256": self.sha256,

@@ -129,11 +129,11 @@ class Evaluator:
             judged = judged_frames(videos.shape[2], self.frames_per_clip)
             wanted = list(range(videos.shape[2])) if "clipsim" in self.metrics else judged
             frames = videos[:, :, wanted].transpose(1, 2).flatten(0, 1)
-            images = self.scorer.frame_features(frames).unflatten(0, (len(videos), -1))
+            images, looks = (part.unflatten(0, (len(videos), -1)) for part in self.scorer.seen(frames))
             if "clipsim" in self.metrics:
                 found["clipsim"] = clip_similarity(images, self.scorer.text_features(prompts))
             if "fid" in self.metrics:
-                found["fid"] = images[:, [wanted.index(i) for i in judged]].double().numpy()
+                found["fid"] = looks[:, [wanted.index(i) for i in judged]].double().numpy()
         if "motion" in self.metrics:
             found["motion"] = motion_module.motion_magnitude(videos)
             found["temporal_std"] = motion_module.temporal_std(videos)
@@ -220,6 +220,8 @@ class Evaluator:
         if self.scorer is not None and self.pictures is not None:
             protocols["fid"] = {
                 **self.scorer.protocol(),
+                "features": f"mean of the patches after {self.scorer.half} blocks",
+                "dimensions": self.pictures.mean.size,
                 "frames_per_clip": self.frames_per_clip,
                 "pictures": self.pictures.n,
                 "intervals": distances,

@@ -67,7 +67,7 @@ class Scoring:
         self.styles: dict[str, FrechetStatistics] = {}
         for style in dict.fromkeys(("studio", *styles)):
             pictures = PocketPictures(style, (64, 64), total, split)
-            name = f"{style}-{split}-{total}-{scorer.sha256[:12]}-{_mark(pictures[0].image)}"
+            name = f"{style}-{split}-{total}-{scorer.sha256[:12]}-{scorer.half}-{_mark(pictures[0].image)}"
             seen = self._kept(name, lambda shown=pictures: picture_features(scorer, (one.image for one in shown)))
             self.styles[style] = FrechetStatistics.from_features(seen, f"{style} pictures")
         real_clips = FrechetStatistics.from_features(clips, "reference videos")
