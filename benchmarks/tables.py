@@ -170,7 +170,8 @@ def bench() -> str:
         longest = next((row for row in own if row["steps"] == 25), None)
         words = f"{teacher}, {own[0]['n']} held-out clips a cell, {report['provenance']['updates']} updates a student"
         if longest:
-            words += f"; the teacher in 25 steps of DPM++: FVD {cell(longest, 'fvd')}, CLIPSIM {cell(longest, 'clipsim')}"
+            reached = f"FVD {cell(longest, 'fvd')}, CLIPSIM {cell(longest, 'clipsim')}"
+            words += f"; the teacher in 25 steps of DPM++: {reached}"
         parts.append(words + ":\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 

@@ -35,7 +35,7 @@ def test_a_student_is_made_by_its_recipe_and_stored_small(work: Path, tmp_path: 
     for name, value in stored.items():
         torch.testing.assert_close(value.float(), whole[name], rtol=1e-3, atol=1e-5)
     card = StudentCard.load(folder)
-    assert (card.name, card.weights.rank, card.weights.alpha) == ("pocket-modelscope-mcm", 8, 16.0)
+    assert (card.name, card.weights.rank, card.weights.alpha) == ("pocket-modelscope-mcm", 16, 23.0)
     made = load_maker(folder)
     assert made.latents(["a person in a red shirt and blue trousers waving in a park"], [0], 1).isfinite().all()
 
