@@ -109,15 +109,38 @@ def test_a_system_takes_what_was_found_for_another(place: Path, tmp_path: Path) 
     assert [row.method for row in report.rows] == ["other", "lcm", "lcm"]  # in the suite's order
 
 
-def test_two_stages_share_the_budget_and_the_second_begins_where_the_first_ended(place: Path, tmp_path: Path) -> None:
+def test_a_system_goes_on_after_another_with_a_budget_of_its_own(place: Path, tmp_path: Path) -> None:
     pictures = {"method.name": "frames", "method.adversary": "pictures", "data.images": str(place / "pictures")}
-    system = lcm(place, method="two-stage", settings=pictures, first={"method.name": "lcm"}, steps=(1,))
-    bench(tiny_suite(place, system), tmp_path)
-    run, before = (tmp_path / "students" / f"animatediff.two-stage{part}" for part in ("", ".first"))
-    first, second = (StudentCard.load(at / "student").provenance for at in (before, run))
-    assert (first.recipe["method"]["name"], first.updates) == ("lcm", 2)
-    assert (second.recipe["method"]["name"], second.updates) == ("frames", 2)
-    assert second.recipe["student"]["start"] == str(before)
+    second = lcm(place, method="two-stage", settings=pictures, after="animatediff.lcm", steps=(1,))
+    made = tiny_suite(place, second, lcm(place, trials=({"optim.lr": 1e-5}, {"optim.lr": 3e-2})))
+    bench(made, tmp_path, only=["*.two-stage"])  # makes what it needs
+    before, run = (tmp_path / "students" / f"animatediff.{name}" for name in ("lcm", "two-stage"))
+    told, own = (StudentCard.load(at / "student").provenance for at in (before, run))
+    assert (told.recipe["method"]["name"], told.updates) == ("lcm", 4)
+    assert told.recipe["optim"]["lr"] == Bench(made, tmp_path).settings(made.systems[1])["optim.lr"]
+    assert (own.recipe["method"]["name"], own.updates) == ("frames", 4)
+    assert own.recipe["student"]["start"] == str(before)
+    written = (before / "student" / "card.json").stat().st_mtime_ns
+    assert len(bench(made, tmp_path).rows) == 3
+    assert (before / "student" / "card.json").stat().st_mtime_ns == written
+    assert [made.depth(system) for system in made.systems] == [1, 0]
+
+
+def test_the_best_trial_has_not_paid_with_the_action(place: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    scored = iter([(4.0, 0.95), (1.0, 0.80), (2.0, 0.91), (3.0, 0.97)])
+
+    def row(self: Counting, maker: Any, method: str, steps: int, *given: Any, **kept: Any) -> Row:
+        fid, action = next(scored)
+        return Row(
+            teacher="tiny", method=method, sampler="dpm++", steps=steps, guidance=1.0, n=2, fid=fid,
+            action_accuracy=action,
+        )  # fmt: skip
+
+    monkeypatch.setattr(Counting, "row", row)
+    scales = tuple({GUIDANCE: scale} for scale in (1.0, 2.0, 3.0, 4.0))
+    system = System(str(place / "animatediff"), "dpm++", sampler="dpm++", trials=scales, by="fid", steps=(2,))
+    # 0.80 and 0.91 are more than 5 points below 0.97.
+    assert Bench(tiny_suite(place, system), tmp_path).settings(system) == {GUIDANCE: 4.0}
 
 
 def test_the_teachers_own_samplers_are_tuned_by_guidance(place: Path, tmp_path: Path) -> None:
@@ -144,7 +167,7 @@ def test_the_pocket_suite_is_the_papers_table() -> None:
     names = [system.name for system in pocket.systems]
     assert len(set(names)) == len(names)
     for system in pocket.systems:
-        assert system.like is None or system.like in names
+        assert {system.like, system.after} <= {None, *names}
         if system.sampler is None:
             pocket.recipe(system.teacher)  # exists
         assert len(system.trials) in (0, 4), "the same number of trials for all"

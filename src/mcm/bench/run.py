@@ -95,7 +95,7 @@ class Bench:
             save_video(video, self.out / "shown" / system.name / f"{number:02}")
 
     def settings(self, system: System) -> dict[str, Any]:
-        """What the trials found best, by FVD on the tuning prompts; made now if they are not yet."""
+        """What the trials found best on the tuning prompts; made now if they are not yet."""
         if system.like is not None:
             return self.settings(self.suite.named(system.like))
         if len(system.trials) < 2:
@@ -109,11 +109,12 @@ class Bench:
             usual = self.suite.trial_steps if self.suite.trial_steps in system.steps else system.steps[0]
             steps = system.trial_steps or usual
             row = self.tuning.row(
-                maker, system.method, steps, system.sampler, trial.get(GUIDANCE), progress=self.progress
-            )
-            tried.append({"settings": dict(trial), "fvd": row.fvd, "row": row.to_dict()})
+                maker, system.method, steps, system.sampler, trial.get(GUIDANCE), style=system.style,
+                progress=self.progress,
+            )  # fmt: skip
+            tried.append({"settings": dict(trial), system.by: getattr(row, system.by), "row": row.to_dict()})
             write_json(file, tried)
-        return dict(min(tried, key=lambda one: one["fvd"])["settings"])
+        return dict(_best(tried, system.by)["settings"])
 
     def _updates(self, share: float) -> int:
         return max(1, round(self.suite.updates * share))
@@ -124,14 +125,13 @@ class Bench:
 
         if system.sampler is not None:
             return load_maker(system.teacher)
-        stages = [({**system.settings, **found, **system.last}, run)]
-        if system.first is not None:  # distil first, then go on: half of the updates each
-            updates /= 2
-            before = run.with_name(f"{run.name}.first")
-            stages[0][0]["student.start"] = str(before)
-            stages.insert(0, ({**found, **system.first}, before))
-        for settings, place in stages:
-            self._distil(system, settings, place, max(1, round(updates)))
+        settings = {**system.settings, **found, **system.last}
+        if system.after is not None:
+            before = self.suite.named(system.after)
+            start = self.out / "students" / before.name
+            self._made(before, self.settings(before), start, before.share * self.suite.updates)
+            settings["student.start"] = str(start)
+        self._distil(system, settings, run, max(1, round(updates)))
         return load_maker(run)
 
     def _distil(self, system: System, settings: Mapping[str, Any], run: Path, updates: int) -> None:
@@ -154,7 +154,7 @@ def bench(
     """Measure the systems of a suite (of them `only` those whose names fit a pattern), and put all rows together.
 
     jobs: systems at a time, each in a process of its own with an equal part of the cores; 1 works in this one.
-    Systems that others are `like` come first.
+    Systems that others are `like`, or go on `after`, come first.
 
     Raises:
         UserError: where no system fits, or one cannot be made.
@@ -163,9 +163,8 @@ def bench(
     work = Bench(suite, place, progress)
     chosen = suite.chosen(only)
     claim(place, {"suite": suite.name, "updates": suite.updates, "count": suite.count}, "bench.json")
-    needed = {system.like for system in chosen} - {None}
-    for group in ([s for s in chosen if s.name in needed], [s for s in chosen if s.name not in needed]):
-        todo = [system for system in group if not work.finished(system)]
+    for depth in sorted({suite.depth(system) for system in chosen}):
+        todo = [s for s in chosen if suite.depth(s) == depth and not work.finished(s)]
         if jobs > 1 and len(todo) > 1:
             _in_processes(suite, place, todo, jobs, progress)
         for system in todo:
@@ -211,6 +210,14 @@ def _in_processes(suite: Suite, out: Path, todo: Sequence[System], jobs: int, pr
                 last = next((line for line in reversed(log.read_text().splitlines()) if line.strip()), "")
                 pool.shutdown(cancel_futures=True)
                 raise UserError(f"{system.name} failed ({last.strip()}); all it said is in {log}")
+
+
+def _best(tried: Sequence[Mapping[str, Any]], by: str) -> Mapping[str, Any]:
+    """The trial with least of `by`, of those that did not pay for it with the action: at most 5 points of the judge's
+    accuracy below the best trial's, where there is a judge."""
+    right = [one["row"].get("action_accuracy") or 0.0 for one in tried]
+    fit = [one for one, accuracy in zip(tried, right, strict=True) if accuracy >= max(right) - 0.05]
+    return min(fit, key=lambda one: one[by])
 
 
 def _cores() -> int:
