@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # The laboratory is data like any other: only where a name becomes a folder or a source is it known of.
 LABORATORY = {
-    "mcm.pocket.zoo": {"models", "generate", "cli"},
+    "mcm.pocket.zoo": {"models", "generate", "distill", "cli"},
     "mcm.pocket.sources": {"data", "cli"},
     "mcm.pocket.suite": {"bench"},
 }

@@ -185,7 +185,9 @@ def _start(recipe: Recipe, teacher_mark: str) -> Path | None:
     """The folder of the weights to go on from; UserError where they are another teacher's."""
     if recipe.student.start is None:
         return None
-    path = card_path(recipe.student.start)
+    from mcm.pocket import zoo
+
+    path = card_path(zoo.find(recipe.student.start) or recipe.student.start)
     if StudentCard.load(path).teacher.fingerprint != teacher_mark:
         raise UserError(
             f"student.start: the student {path.parent} was made from another teacher than {recipe.teacher}; expected "

@@ -170,7 +170,7 @@ class StudentConfig(Group):
         default="all", description="adapted layers: every linear and 2-D convolution, or attention's alone"
     )
     start: str | None = Field(
-        default=None, description="folder of a student of this teacher, kind and rank to go on from"
+        default=None, description="student of this teacher, kind and rank to go on from: a folder, or one of `mcm list`"
     )
 
 

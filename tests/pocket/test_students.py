@@ -55,5 +55,18 @@ def test_shipped_students_are_those_of_the_stage(name: str) -> None:
     assert 0.3 < float(z.std()) < 3
 
 
+def test_a_run_goes_on_from_a_shipped_student_by_its_name(work: Path, tmp_path: Path) -> None:
+    name = "pocket-modelscope-mcm"
+    few = {"training.updates": 1, "training.batch": 2, "data.laboratory_clips": 4, "optim.warmup": 0}
+    students.fit(tmp_path, name, **few, **{"student.start": name, "optim.lr": 1e-12})
+    began, ended = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (zoo.ZOO / "students" / name, tmp_path / "students" / name / "student")
+    )
+    assert began.keys() == ended.keys()
+    for key, weight in began.items():
+        torch.testing.assert_close(ended[key], weight.float(), atol=1e-6, rtol=0)
+
+
 def test_the_networks_take_forty_megabytes_at_most() -> None:
     assert sum(p.stat().st_size for p in zoo.ZOO.rglob("*") if p.is_file()) <= 40e6
