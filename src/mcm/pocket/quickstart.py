@@ -29,7 +29,7 @@ SEED = 1000
 QUICK = {"training.updates": 100, "training.preview_every": 100, "data.laboratory_clips": 512}
 # A Frechet distance of few clips is mostly bias: real clips against other real ones gave 1.27 (40 against 512), 0.23
 # (256 against 512) and 0.14 (256 against 1,024), where 0 is the truth (docs/log.md).
-COUNT, REAL = 320, 3  # clips a row, and how many times as many real ones: of the same prompts, then of others held out
+COUNT, REAL = 384, 3  # clips a row, and how many times as many real ones: of the same prompts, then of others held out
 FULL = 32  # clips of the teacher in 25 steps, which take longest: for the eye, the motion and the CLIPSIM
 SHORT = {"training.updates": 3, "training.preview_every": 3, "data.laboratory_clips": 16}
 
