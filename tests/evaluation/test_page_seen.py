@@ -116,5 +116,6 @@ def test_on_paper(tab: Page, pictures: Path) -> None:
     assert cut == []
     paper = tab.pdf(path=pictures / "report.pdf", prefer_css_page_size=True)
     assert paper[:5] == b"%PDF-"
-    assert 2 <= paper.count(b"/Type /Page\n") <= 12
+    systems = len(Report.load(ROOT / "benchmarks" / "zoo.json").rows) + 24  # of the table, and more on the wall
+    assert 2 <= paper.count(b"/Type /Page\n") <= systems / 2
     tab.screenshot(path=pictures / "report-paper.png", full_page=True)
