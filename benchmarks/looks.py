@@ -1,8 +1,9 @@
-"""Pictures of what pictures do: the same held-out prompts and seeds through several models.
+"""Pictures of what pictures do: the same held-out prompts and seeds through several models, as the README shows them.
 
-    python benchmarks/looks.py pocket-modelscope:25 pocket-modelscope-mcm:4 runs/studio:4 --out docs/images/looks
+    python benchmarks/looks.py pocket-modelscope:25 pocket-modelscope-mcm:4 runs/pocket-modelscope-mcm-studio:4 \\
+        --titles "teacher, 25 steps" "student, 4 steps" "student, studio pictures, 4 steps" --out docs/images/looks
 
-A row a prompt, a column a model, as MODEL:STEPS. Writes OUT.png and OUT.gif.
+A row a prompt, a column a model, as MODEL:STEPS. Writes OUT.png and OUT.gif. Prompts and seeds are the quickstart's.
 """
 
 from __future__ import annotations
@@ -10,13 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
-from mcm.data.video import compare_gif, contact_sheet
 from mcm.generate import generate, load_maker
 from mcm.pocket import world
-
-SEED = 1000
+from mcm.pocket.quickstart import SEED, compare
 
 
 def main() -> None:
@@ -27,17 +24,12 @@ def main() -> None:
     given = parser.parse_args()
     prompts = world.held_out_prompts()
     chosen = world.one_of_each(prompts)
-    columns: list[list[np.ndarray]] = []
+    texts, seeds = [prompts[i] for i in chosen], [SEED + i for i in chosen]
+    columns = []
     for named in given.models:
         model, _, steps = named.rpartition(":")
-        # The quickstart's prompts with the quickstart's seeds: what is shown there is shown here.
-        seeds = [SEED + i for i in chosen]
-        films = generate(load_maker(model), [prompts[i] for i in chosen], seeds=seeds, steps=int(steps))
-        columns.append([film.frames for film in films])
-    rows = [[column[row] for column in columns] for row in range(len(chosen))]
-    labels, titles = [prompts[i] for i in chosen], given.titles or given.models
-    contact_sheet(given.out.with_suffix(".png"), rows, labels, titles, scale=1.5)
-    compare_gif(given.out.with_suffix(".gif"), rows, [text.split(" trousers ")[-1] for text in labels], titles, fps=6)
+        columns.append(list(generate(load_maker(model), texts, seeds=seeds, steps=int(steps))))
+    compare(columns, given.titles or given.models, given.out)
 
 
 if __name__ == "__main__":

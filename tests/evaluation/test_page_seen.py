@@ -117,5 +117,5 @@ def test_on_paper(tab: Page, pictures: Path) -> None:
     paper = tab.pdf(path=pictures / "report.pdf", prefer_css_page_size=True)
     assert paper[:5] == b"%PDF-"
     systems = len(Report.load(ROOT / "benchmarks" / "zoo.json").rows) + 24  # of the table, and more on the wall
-    assert 2 <= paper.count(b"/Type /Page\n") <= systems / 2
+    assert 2 <= paper.count(b"/Type /Page\n") <= 0.4 * systems  # 12 for 30
     tab.screenshot(path=pictures / "report-paper.png", full_page=True)

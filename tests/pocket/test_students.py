@@ -55,7 +55,7 @@ def test_shipped_students_are_those_of_the_stage(name: str) -> None:
     assert 0.3 < float(z.std()) < 3
 
 
-def test_a_run_goes_on_from_a_shipped_student_by_its_name(work: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_a_shipped_student_by_its_name(tmp_path: Path) -> None:
     name = "pocket-modelscope-mcm"
     few = {"training.updates": 1, "training.batch": 2, "data.laboratory_clips": 4, "optim.warmup": 0}
     students.fit(tmp_path, name, **few, **{"student.start": name, "optim.lr": 1e-12})

@@ -125,14 +125,18 @@ class Bench:
 
         if system.sampler is not None:
             return load_maker(system.teacher)
+        self._train(system, found, run, updates)
+        return load_maker(run)
+
+    def _train(self, system: System, found: Mapping[str, Any], run: Path, updates: float) -> None:
+        """The student of this run, and before it the one that it goes on from."""
         settings = {**system.settings, **found, **system.last}
         if system.after is not None:
             before = self.suite.named(system.after)
             start = self.out / "students" / before.name
-            self._made(before, self.settings(before), start, before.share * self.suite.updates)
+            self._train(before, self.settings(before), start, before.share * self.suite.updates)
             settings["student.start"] = str(start)
         self._distil(system, settings, run, max(1, round(updates)))
-        return load_maker(run)
 
     def _distil(self, system: System, settings: Mapping[str, Any], run: Path, updates: int) -> None:
         from mcm.distill import distill

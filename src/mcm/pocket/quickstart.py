@@ -80,7 +80,7 @@ def run(out: Path, short: bool = False) -> None:
     chosen = world.one_of_each(prompts[:full])
     for i in chosen:
         save_video(films[2][i], out / "videos")
-    _compare(films, chosen, out)
+    compare([[column[i] for i in chosen] for column in films], COLUMNS, out / "compare")
 
     say("3/3  scoring them against clips of the same held-out prompts")
     report = _scored(films, student, REAL * count, out)
@@ -92,14 +92,14 @@ def run(out: Path, short: bool = False) -> None:
     say(f"look at {out / 'compare.gif'}, {out / 'compare.png'} and {out / 'videos'}; numbers: {out / 'report.json'}")
 
 
-def _compare(films: list[list[Video]], chosen: list[int], out: Path) -> None:
-    """compare.png and compare.gif: a row for each chosen prompt, a column for each system."""
+def compare(columns: list[list[Video]], titles: list[str], place: Path) -> None:
+    """`place`.png and .gif: a row for each prompt, a column (videos of the same prompts) for each system."""
     from mcm.data.video import compare_gif, contact_sheet
 
-    rows = [[column[i].frames for column in films] for i in chosen]
-    labels = [films[0][i].prompt for i in chosen]
-    contact_sheet(out / "compare.png", rows, labels, COLUMNS, scale=1.5)
-    compare_gif(out / "compare.gif", rows, [text.split(" trousers ")[-1] for text in labels], COLUMNS, fps=6)
+    rows = [[video.frames for video in row] for row in zip(*columns, strict=True)]
+    labels = [video.prompt for video in columns[0]]
+    contact_sheet(place.with_suffix(".png"), rows, labels, titles, scale=1.5)
+    compare_gif(place.with_suffix(".gif"), rows, [text.split(" trousers ")[-1] for text in labels], titles, fps=6)
 
 
 def _scored(films: list[list[Video]], student: Maker, real_clips: int, out: Path) -> list[Row]:

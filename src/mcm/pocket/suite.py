@@ -1,7 +1,8 @@
 """The laboratory's suite: every system of the paper's table on both pocket teachers, the picture styles, the ablations.
 
-Same budget (updates, clips an update, adapters' rank) and four tuning trials for every system; the paper is arXiv
-2406.06890. All but AnimateDiff-Lightning learn from the same broadcast clips.
+Same budget (updates, clips an update, adapters' rank) and four tuning trials for every system; picture styles, the
+two stages among them, have a second budget after it. The paper is arXiv 2406.06890. All but AnimateDiff-Lightning learn
+from the same broadcast clips.
 """
 
 from __future__ import annotations
@@ -77,15 +78,13 @@ def _styles(teacher: str) -> list[System]:
         own = {"method.trajectory": "multi-step", "method.trajectory_steps": 8, "method.generated_probability": 0.75}
         return {"method.adversary": "pictures", "data.images": f"pocket:{style}", **own}
 
+    tuned: Mapping[str, Any] = {"trials": LOOK_WEIGHTS, "by": "fid"}
     rows = []
     for style in STYLES:
-        how: Mapping[str, Any] = {"like": f"{teacher}.mcm+studio"}
-        if style == "studio":
-            how = {"trials": LOOK_WEIGHTS, "by": "fid"}
+        how: Mapping[str, Any] = tuned if style == "studio" else {"like": f"{teacher}.mcm+studio"}
         rows.append(System(teacher, f"mcm+{style}", pictures(style), after=f"{teacher}.mcm", style=style, **how))
     second = {"method.name": "frames", **pictures("studio")}
-    how = {"trials": LOOK_WEIGHTS, "by": "fid"}
-    return [*rows, System(teacher, "two-stage+studio", second, after=f"{teacher}.lcm", **how)]
+    return [*rows, System(teacher, "two-stage+studio", second, after=f"{teacher}.lcm", **tuned)]
 
 
 def _ablations(teacher: str) -> list[System]:
