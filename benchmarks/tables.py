@@ -1,7 +1,7 @@
-"""Writes the README's figures from the JSON files in this folder.
+"""Writes the figures of README.md and docs/results.md from the JSON files in this folder.
 
 python benchmarks/tables.py            write them
-python benchmarks/tables.py --check    exit 1 where the README says something else
+python benchmarks/tables.py --check    exit 1 where a page says something else
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import results
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -19,13 +22,6 @@ COLUMNS = {
     "fvd": "FVD (95 %)", "clipsim": "CLIPSIM", "motion_ratio": "motion ratio", "fid": "FID to studio",
     "action_accuracy": "action", "scene_accuracy": "scene", "colour_accuracy": "colours",
 }  # fmt: skip
-# Of the bench: the systems of the paper's table, and (name, what it is called, how it is written, which is best).
-TABLE = ("ddim", "dpm++", "lcm", "lcm+frames", "animatelcm", "animatediff-lightning", "mcm")
-STEPS = (1, 2, 4, 8)
-SHOWN = (
-    ("fvd", "FVD", "{:.2f}", min), ("clipsim", "CLIPSIM", "{:.1f}", max), ("action_accuracy", "action", "{:.0%}", None),
-    ("motion_ratio", "motion", "{:.2f}", None),
-)  # fmt: skip
 SHARES = ("action_accuracy", "scene_accuracy", "colour_accuracy")
 
 
@@ -140,51 +136,16 @@ def fullsize() -> str:
     return "\n".join(lines)
 
 
-def bench() -> str:
-    """The paper's table as far as it has been measured (`mcm bench pocket`): the best of a column in bold."""
-    file = HERE / "pocket" / "pocket.json"
-    if not file.exists():
-        return "Results of the suite are not in this file yet."
-    report = json.loads(file.read_text())
-    rows = [row for row in report["rows"] if row["method"] in TABLE]
-    parts = []
-    for teacher in dict.fromkeys(row["teacher"] for row in rows):
-        own = [row for row in rows if row["teacher"] == teacher]
-        systems = {(row["method"], row.get("seed")): dict[int, dict]() for row in own}
-        for row in own:
-            systems[row["method"], row.get("seed")][row["steps"]] = row
-        heads = [f"{said} {steps}" for _, said, _, _ in SHOWN for steps in STEPS]
-        lines = [f"| system | seed | {' | '.join(heads)} |", "|" + "---|" * (2 + len(heads))]
-        for (method, seed), cells in systems.items():
-            if not set(STEPS) & set(cells):
-                continue
-            said = []
-            for name, _, form, best in SHOWN:
-                for steps in STEPS:
-                    value = cells.get(steps, {}).get(name)
-                    column = [row[name] for row in own if row["steps"] == steps and row.get(name) is not None]
-                    leads = best is not None and value is not None and value == best(column)
-                    shown = "-" if value is None else form.format(value)
-                    said.append(f"**{shown}**" if leads else shown)
-            lines.append(f"| {method} | {'-' if seed is None else seed} | {' | '.join(said)} |")
-        longest = next((row for row in own if row["steps"] == 25), None)
-        words = f"{teacher}, {own[0]['n']} held-out clips a cell, {report['provenance']['updates']} updates a student"
-        if longest:
-            reached = f"FVD {cell(longest, 'fvd')}, CLIPSIM {cell(longest, 'clipsim')}"
-            words += f"; the teacher in 25 steps of DPM++: {reached}"
-        parts.append(words + ":\n\n" + "\n".join(lines))
-    return "\n\n".join(parts)
-
-
-BLOCKS = {
-    "quickstart": quickstart, "kills": kills, "prepare": prepare, "demo": demo, "zoo": zoo, "bench": bench,
+README_BLOCKS = {
+    "quickstart": quickstart, "kills": kills, "prepare": prepare, "demo": demo, "zoo": zoo, "bench": results.short,
     "fullsize": fullsize,
 }  # fmt: skip
+PAGES = {README: README_BLOCKS, HERE.parent / "docs" / "results.md": results.BLOCKS}
 
 
-def written(text: str) -> str:
-    """The README with every block between its marks made anew."""
-    for name, make in BLOCKS.items():
+def written(text: str, blocks: Mapping[str, Callable[[], str]]) -> str:
+    """A page with every block between its marks made anew."""
+    for name, make in blocks.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         head, _, rest = text.partition(begin)
         _, _, tail = rest.partition(end)
@@ -196,14 +157,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    old = README.read_text()
-    new = written(old)
-    if check:
+    differ = []
+    for page, blocks in PAGES.items():
+        old = page.read_text()
+        new = written(old, blocks)
         if new != old:
-            print("README.md and benchmarks/ differ: run python benchmarks/tables.py", file=sys.stderr)
-        return int(new != old)
-    README.write_text(new)
-    return 0
+            differ.append(page.name)
+            if not check:
+                page.write_text(new)
+    if check and differ:
+        print(f"{', '.join(differ)} and benchmarks/ differ: run python benchmarks/tables.py", file=sys.stderr)
+    return int(check and bool(differ))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 - `<!-- source: mcm.motion.Raw -->` alone on a line becomes that function or class, as it stands in src/.
 - `<!-- file: docs/examples/samplers/ancestral.py -->` becomes that file.
 - The pages of commands and recipes are written from the command line and the settings themselves.
+- `../benchmarks/pocket/` in front of a picture becomes the place where the site keeps that picture.
 - CONTRIBUTING.md, ARCHITECTURE.md and CHANGELOG.md become pages, their links turned to where the pages lie.
 
 A name or a file that is gone ends the build.
@@ -31,6 +32,7 @@ from mcm.settings import expected, settings
 
 ROOT = Path(__file__).parent.parent
 TEXTS = {name.lower(): name for name in ("CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md")}
+BENCH = ROOT / "benchmarks" / "pocket"
 TAKEN = re.compile(r"^<!-- (source|file): (\S+) -->$", re.MULTILINE)
 GROUPS = {"method": "The method", "data": "Data", "student": "The student", "optim": "Optimizers",
           "training": "Training", "discriminator": "The discriminator"}  # fmt: skip
@@ -42,11 +44,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made |= {name: moved((ROOT / origin).read_text(encoding="utf-8")) for name, origin in TEXTS.items()}
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
+    for picture in sorted(BENCH.glob("*.svg")) + sorted(BENCH.glob("*.gif")):
+        files.append(File.generated(config, f"bench/{picture.name}", abs_src_path=str(picture)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put code where a comment asks for it."""
+    """Put code where a comment asks for it, and pictures of the bench where the site has them."""
+    markdown = markdown.replace("](../benchmarks/pocket/", "](bench/")
     return TAKEN.sub(lambda found: fenced(source(found[2]) if found[1] == "source" else whole(found[2])), markdown)
 
 

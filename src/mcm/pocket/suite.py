@@ -17,7 +17,7 @@ from mcm.pocket.world import STYLES, held_out_prompts, one_of_each
 from mcm.pocket.zoo import LOOKS
 
 TEACHERS = ("pocket-animatediff", "pocket-modelscope")
-RATES = ({"optim.lr": 2.5e-4}, {"optim.lr": 5e-4}, {"optim.lr": 1e-3}, {"optim.lr": 2e-3})
+RATES = ({"optim.lr": 5e-4}, {"optim.lr": 1e-3}, {"optim.lr": 2e-3}, {"optim.lr": 4e-3})
 SCALES = tuple({GUIDANCE: scale} for scale in (1.5, 2.0, 3.0, 4.5))
 # What an adversary needs besides a rate: how strong it is.
 WEIGHTS = (
