@@ -21,8 +21,8 @@ RATES = ({"optim.lr": 5e-4}, {"optim.lr": 1e-3}, {"optim.lr": 2e-3}, {"optim.lr"
 SCALES = tuple({GUIDANCE: scale} for scale in (1.5, 2.0, 3.0, 4.5))
 # What an adversary needs besides a rate: how strong it is.
 WEIGHTS = (
-    {"optim.lr": 5e-4, "method.adversarial_weight": 0.1}, {"optim.lr": 5e-4, "method.adversarial_weight": 0.3},
-    {"optim.lr": 1e-3, "method.adversarial_weight": 0.1}, {"optim.lr": 1e-3, "method.adversarial_weight": 0.3},
+    {"optim.lr": 5e-4, "method.adversarial_weight": 0.1}, {"optim.lr": 1e-3, "method.adversarial_weight": 0.1},
+    {"optim.lr": 1e-3, "method.adversarial_weight": 0.3}, {"optim.lr": 2e-3, "method.adversarial_weight": 0.1},
 )  # fmt: skip
 # To another look the way is farther than to the film's own.
 LOOK_WEIGHTS = (
