@@ -14,6 +14,7 @@ from mcm.evaluation.bootstrap import (
     frechet_interval,
     mean_interval,
     ratio_interval,
+    share_interval,
     weighted_distances,
 )
 from mcm.evaluation.frechet import FrechetStatistics, frechet_distance
@@ -39,6 +40,16 @@ def test_mean_interval_covers_the_truth_as_often_as_it_says() -> None:
         low, high = mean_interval(rng.standard_normal(60), samples=300, level=0.9, seed=seed)
         hits += low <= 0.0 <= high
     assert 0.85 < hits / trials < 0.95
+
+
+def test_interval_of_a_share_solves_wilsons_equation() -> None:
+    for share, count in ((0.5, 100), (480 / 512, 512), (0.0, 20), (1.0, 20)):
+        for end in share_interval(share, count):
+            assert 0 <= end <= 1
+            assert_allclose((share - end) ** 2, 1.959964**2 * end * (1 - end) / count, atol=1e-6)
+    low, high = share_interval(1.0, 20)
+    assert low < 0.9
+    assert high == pytest.approx(1.0)
 
 
 def test_pairing_removes_what_both_share() -> None:
@@ -133,6 +144,8 @@ def test_bad_requests_are_named() -> None:
         frechet_interval(FrechetStatistics(np.zeros(2), np.eye(2), 9), np.ones((3, 2)))
     with pytest.raises(UserError, match="0 < level < 1"):
         mean_interval([1.0, 2.0], level=95)
+    with pytest.raises(UserError, match=r"got 1\.2 of 10"):
+        share_interval(1.2, 10)
     with pytest.raises(UserError, match="3 and 2 items"):
         bootstrap_interval(lambda a, b: 0.0, np.zeros(3), np.zeros(2))
     with pytest.raises(UserError, match="3 and 2 items"):

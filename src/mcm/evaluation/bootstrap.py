@@ -1,4 +1,4 @@
-"""Bootstrap intervals (Efron 1979): how far a metric would move if other clips had been drawn.
+"""Bootstrap intervals (Efron 1979): how far a metric would move if other clips had been drawn. Of shares, Wilson's.
 
 An item is a clip: what belongs to one clip (its frames, the student's and the teacher's video of one seed) is
 drawn together. Everything is float64 numpy and repeatable from `seed`.
@@ -54,6 +54,18 @@ def mean_interval(values: ArrayLike, samples: int = 1000, level: float = 0.95, s
     """Percentile interval of the mean of `values` (n,): all resamples in one product."""
     array = np.asarray(values, dtype=np.float64)
     return _percentiles(_counts(len(array), samples, level, seed) @ array / len(array), level)
+
+
+def share_interval(share: float, count: int, level: float = 0.95) -> Interval:
+    """Wilson's interval (1927) of a share of `count` clips, a whole number of them; within 0 and 1, also near the ends.
+
+    UserError for a share outside of 0 and 1 or fewer than 1 clips."""
+    if not 0 <= share <= 1 or count < 1:
+        raise UserError(f"interval of a share: expected 0 to 1 of 1 clip at least, got {share:g} of {count}")
+    from scipy.stats import binomtest  # takes a second to load
+
+    found = binomtest(round(share * count), count).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def ratio_interval(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mcm.evaluation.bootstrap import share_interval
 from mcm.evaluation.clipsim import ClipScorer
 from mcm.evaluation.evaluator import METRICS, Evaluator
 from mcm.evaluation.fid import fid, picture_features
@@ -137,13 +139,19 @@ class Scoring:
         own = maker.card is None and maker.guidance(guidance) == maker.guidance()
         own = own and (maker.sampler(sampler).name, steps) == ("dpm++", TEACHER_STEPS)
         motion = self.motion(maker, shape, self.evaluator.values("motion") if own else None)
-        return self.evaluator.row(
+        row = self.evaluator.row(
             teacher=teacher, method=method, sampler=maker.sampler(sampler).name, steps=steps,
             guidance=maker.guidance(guidance), teacher_motion=motion, seconds=seconds,
             action_accuracy=float(right["action"].mean()), scene_accuracy=float(right["scene"].mean()),
             colour_accuracy=float(right["colours"].mean()),
             fids={name: round(fid(frames, pictures), 4) for name, pictures in self.styles.items()}, **kept,
         )  # fmt: skip
+        return replace(row, intervals={**row.intervals, **_of_shares(row)})
+
+
+def _of_shares(row: Row) -> dict[str, list[float]]:
+    shares = {name: getattr(row, name) for name in ("action_accuracy", "scene_accuracy", "colour_accuracy")}
+    return {name: list(share_interval(share, row.n)) for name, share in shares.items() if share is not None}
 
 
 def _mark(pixels: Tensor) -> str:
