@@ -39,6 +39,9 @@ def step_curves(path: str | Path, rows: Sequence[Row], metrics: Sequence[str] = 
                 _line(panel, [row for row in own if row.method == method], metric, method, f"C{number}")
             steps = sorted({row.steps for row in own})
             panel.set_xscale("log", base=2)
+            if metric == "fvd":  # of one step and of eight it can differ a hundredfold
+                panel.set_yscale("log")
+                panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             panel.set_xticks(steps, [str(step) for step in steps])
             panel.set_title(f"{teacher}: {TITLES[metric]}", fontsize=9)
             panel.set_xlabel("steps", fontsize=8)
