@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FILE = Path(__file__).parent / "pocket" / "pocket.json"
 STEPS = (1, 2, 4, 8)
 TABLE = ("ddim", "dpm++", "lcm", "lcm+frames", "animatelcm", "animatediff-lightning", "mcm")
-STYLES = ("studio", "toon", "relief")
 # The paper's table: FVD of MCM as a share of LCM's, in 1, 2, 4 and 8 steps (arXiv 2406.06890).
 PAPER = {"pocket-animatediff": (0.94, 0.88, 0.84, 0.81), "pocket-modelscope": (0.46, 0.53, 0.58, 0.67)}
-# What a measure is called, in short and at length, how it is written in short and with its interval, which is best.
+
+
+class Measure(NamedTuple):
+    """How a field of the rows is called and written, in short and with its interval; which of a column is best."""
+
+    name: str
+    title: str
+    short: str
+    exact: str
+    best: Callable[[Sequence[float]], float] | None = None
+
+
 MEASURES = {
-    "fvd": ("FVD", "FVD (lower is better)", "{:.2f}", "{:.3f}", min),
-    "clipsim": ("CLIPSIM", "CLIPSIM (higher is better)", "{:.1f}", "{:.1f}", max),
-    "action_accuracy": ("action", "clips that show the action that was asked for", "{:.0%}", "{:.3f}", None),
-    "motion_ratio": ("motion", "motion (1 is that of the teacher's 25 steps)", "{:.2f}", "{:.2f}", None),
+    "fvd": Measure("FVD", "FVD (lower is better)", "{:.2f}", "{:.3f}", min),
+    "clipsim": Measure("CLIPSIM", "CLIPSIM (higher is better)", "{:.1f}", "{:.1f}", max),
+    "action_accuracy": Measure("action", "Clips that show the action that was asked for", "{:.0%}", "{:.3f}"),
+    "motion_ratio": Measure("motion", "Motion (1 is that of the teacher's 25 steps)", "{:.2f}", "{:.2f}"),
 }
 MISSING = "Not measured yet."
 Rows = Sequence[Mapping[str, Any]]
@@ -35,18 +45,18 @@ def short() -> str:
     parts = []
     for teacher, rows in _by_teacher(row for row in report["rows"] if row["method"] in TABLE):
         systems = _systems(rows)
-        lines = [_head("system", "seed", *(f"{said[0]} {steps}" for said in MEASURES.values() for steps in STEPS))]
+        lines = [table_head("system", "seed", *(f"{one.name} {steps}" for one in MEASURES.values() for steps in STEPS))]
         for (method, seed), cells in systems.items():
             if not set(STEPS) & set(cells):
                 continue
             line = []
-            for name, (_, _, form, _, best) in MEASURES.items():
+            for name, measure in MEASURES.items():
                 for steps in STEPS:
-                    shown = _cell(cells.get(steps), name, form)
+                    shown = _cell(cells.get(steps), name, measure.short)
                     column = [row[name] for row in rows if row["steps"] == steps and row.get(name) is not None]
-                    leads = best is not None and steps in cells and cells[steps].get(name) == best(column)
+                    leads = measure.best and steps in cells and cells[steps].get(name) == measure.best(column)
                     line.append(f"**{shown}**" if leads else shown)
-            lines.append(_line(method, "-" if seed is None else seed, *line))
+            lines.append(table_line(method, "-" if seed is None else seed, *line))
         words = f"{teacher}, {rows[0]['n']} held-out clips a cell, {report['provenance']['updates']} updates a student"
         parts.append(f"{words}{_longest(rows)}:\n\n" + "\n".join(lines))
     return "\n\n".join(parts) or MISSING
@@ -71,13 +81,13 @@ def table() -> str:
     parts = []
     for teacher, rows in _by_teacher(row for row in known()["rows"] if row["method"] in TABLE):
         parts.append(f"### {teacher}\n\n95 % intervals in brackets{_longest(rows)}.")
-        for name, (_, said, _, form, _) in MEASURES.items():
-            lines = [_head("system", "seed", *map(_steps, STEPS))]
+        for name, measure in MEASURES.items():
+            lines = [table_head("system", "seed", *map(_steps, STEPS))]
             for (method, seed), cells in _systems(rows).items():
                 if set(STEPS) & set(cells):
-                    shown = [_cell(cells.get(steps), name, form, True) for steps in STEPS]
-                    lines.append(_line(method, "-" if seed is None else seed, *shown))
-            parts.append(f"{said[0].upper()}{said[1:]}:\n\n" + "\n".join(lines))
+                    shown = [_cell(cells.get(steps), name, measure.exact, True) for steps in STEPS]
+                    lines.append(table_line(method, "-" if seed is None else seed, *shown))
+            parts.append(f"{measure.title}:\n\n" + "\n".join(lines))
     return "\n\n".join(parts) or MISSING
 
 
@@ -90,10 +100,10 @@ def ratios() -> str:
                  if method == "mcm"]  # fmt: skip
         measured = [pair for pair in pairs if set(STEPS) <= set(pair[1]) & set(pair[2])]
         for seed, ours, theirs in measured:
-            lines.append(_line(teacher, seed, *(f"{ours[n]['fvd'] / theirs[n]['fvd']:.2f}" for n in STEPS)))
+            lines.append(table_line(teacher, seed, *(f"{ours[n]['fvd'] / theirs[n]['fvd']:.2f}" for n in STEPS)))
         if measured:
-            lines.append(_line(teacher, "the paper's", *(f"{share:.2f}" for share in PAPER[teacher])))
-    return "\n".join([_head("teacher", "seed", *map(_steps, STEPS)), *lines]) if lines else MISSING
+            lines.append(table_line(teacher, "the paper's", *(f"{share:.2f}" for share in PAPER[teacher])))
+    return "\n".join([table_head("teacher", "seed", *map(_steps, STEPS)), *lines]) if lines else MISSING
 
 
 def pictures() -> str:
@@ -101,43 +111,38 @@ def pictures() -> str:
     lines = []
     for teacher, rows in _by_teacher(known()["rows"]):
         systems = _systems(rows)
-        longest = systems.get(("dpm++", None), {}).get(25)
-        for (method, seed), cells in systems.items():
-            look = method.partition("+")[2]
-            for style in STYLES:
-                plain = method == "mcm" and seed == 0
-                if look != style and not plain:
-                    continue
-                fids = [_number(cells.get(n, {}).get("fids", {}).get(style), "{:.2f}") for n in STEPS]
-                right = [_cell(cells.get(n), "action_accuracy", "{:.0%}") for n in STEPS]
-                best = _number((longest or {}).get("fids", {}).get(style), "{:.2f}")
-                lines.append((teacher, style, not plain, _line(teacher, style, method, *fids, best, *right)))
-    if not any(made for _, _, made, _ in lines):
-        return MISSING
-    head = _head("teacher", "pictures", "student", *(f"FID {n}" for n in STEPS), "FID of the teacher, 25",
+        longest = systems.get(("dpm++", None), {}).get(25, {}).get("fids", {})
+        for (method, _), cells in systems.items():
+            style = method.partition("+")[2]
+            if not any(style in row["fids"] for row in cells.values()):
+                continue
+            for name, own in (("mcm", systems.get(("mcm", 0), {})), (method, cells)):
+                fids = [_number(own.get(n, {}).get("fids", {}).get(style), "{:.2f}") for n in STEPS]
+                right = [_cell(own.get(n), "action_accuracy", "{:.0%}") for n in STEPS]
+                teachers = _number(longest.get(style), "{:.2f}")
+                lines.append(table_line(teacher, style, name, *fids, teachers, *right))
+    head = table_head("teacher", "pictures", "student", *(f"FID {n}" for n in STEPS), "FID of the teacher, 25",
                  *(f"action {n}" for n in STEPS))  # fmt: skip
-    shown = sorted(lines, key=lambda line: (line[0], STYLES.index(line[1])))
-    return "\n".join([head, *(line for *_, line in shown)])
+    return "\n".join([head, *dict.fromkeys(lines)]) if lines else MISSING
 
 
 def ablations() -> str:
     """The parts of MCM, at a quarter of the budget."""
     rows = [row for row in known()["rows"] if row["method"].startswith("quarter-")]
-    lines = [_head("part", *(f"{said[0]} {n}" for said in MEASURES.values() for n in (1, 4)))]
+    lines = [table_head("part", *(f"{one.name} {n}" for one in MEASURES.values() for n in (1, 4)))]
     for (method, _), cells in _systems(rows).items():
-        shown = [_cell(cells.get(n), name, form, name == "fvd") for name, (_, _, form, _, _) in MEASURES.items()
-                 for n in (1, 4)]  # fmt: skip
-        lines.append(_line(method.removeprefix("quarter-"), *shown))
+        shown = [_cell(cells.get(n), name, one.short, name == "fvd") for name, one in MEASURES.items() for n in (1, 4)]
+        lines.append(table_line(method.removeprefix("quarter-"), *shown))
     return "\n".join(lines) if rows else MISSING
 
 
 def large() -> str:
     """Twice the size and twice the frames."""
     rows = [row for row in known()["rows"] if row["method"].endswith("-large")]
-    lines = [_head("system", "steps", "clips", *(said[0] for said in MEASURES.values()), "seconds a clip")]
+    lines = [table_head("system", "steps", "clips", *(one.name for one in MEASURES.values()), "seconds a clip")]
     for row in rows:
-        shown = [_cell(row, name, form, True) for name, (_, _, _, form, _) in MEASURES.items()]
-        lines.append(_line(row["method"], row["steps"], row["n"], *shown, f"{row['seconds']:.1f}"))
+        shown = [_cell(row, name, one.exact, True) for name, one in MEASURES.items()]
+        lines.append(table_line(row["method"], row["steps"], row["n"], *shown, f"{row['seconds']:.1f}"))
     return "\n".join(lines) if rows else MISSING
 
 
@@ -145,11 +150,11 @@ def trials() -> str:
     """What the trials chose, and how long a run of it took."""
     systems = known().get("provenance", {}).get("systems", {})
     tuned = ("guidance", "optim.lr", "method.adversarial_weight")
-    lines = [_head("system", "guidance", "rate", "adversarial weight", "minutes of training")]
+    lines = [table_head("system", "guidance", "rate", "adversarial weight", "minutes of training")]
     for name, one in systems.items():
         chosen, minutes = one.get("settings") or {}, (one.get("training_seconds") or 0) / 60
         values = [_number(chosen.get(key), "{:g}") for key in tuned]
-        lines.append(_line(name, *values, f"{minutes:.0f}" if minutes >= 1 else "-"))
+        lines.append(table_line(name, *values, f"{minutes:.0f}" if minutes >= 1 else "-"))
     return "\n".join(lines) if systems else MISSING
 
 
@@ -164,7 +169,7 @@ def _longest(rows: Rows) -> str:
     row = next((row for row in rows if row["method"] == "dpm++" and row["steps"] == 25), None)
     if row is None:
         return ""
-    said = ", ".join(f"{name} {_cell(row, key, form, key == 'fvd')}" for key, (name, _, form, _, _) in MEASURES.items())
+    said = ", ".join(f"{one.name} {_cell(row, name, one.short, name == 'fvd')}" for name, one in MEASURES.items())
     return f"; the teacher in 25 steps of DPM++, guidance {row['guidance']:g}: {said}"
 
 
@@ -197,9 +202,11 @@ def _steps(number: int) -> str:
     return f"{number} step{'s' if number > 1 else ''}"
 
 
-def _head(*names: str) -> str:
-    return _line(*names) + "\n|" + "---|" * len(names)
+def table_head(*names: str) -> str:
+    """The first two lines of a Markdown table."""
+    return table_line(*names) + "\n|" + "---|" * len(names)
 
 
-def _line(*cells: object) -> str:
+def table_line(*cells: object) -> str:
+    """A line of a Markdown table."""
     return "| " + " | ".join(map(str, cells)) + " |"

@@ -41,8 +41,8 @@ def cell(row: dict, name: str) -> str:
 def table(report: dict) -> str:
     """A report's rows as Markdown; columns that no row has are left out."""
     names = [n for n in COLUMNS if any(row.get(n) is not None for row in report["rows"])]
-    lines = ["| " + " | ".join(COLUMNS[n] for n in names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(cell(row, n) for n in names) + " |" for row in report["rows"]]
+    lines = [results.table_head(*(COLUMNS[n] for n in names))]
+    lines += [results.table_line(*(cell(row, n) for n in names)) for row in report["rows"]]
     return "\n".join(lines)
 
 
