@@ -77,6 +77,9 @@ class MethodConfig(Group):
     generated_probability: float = Field(
         default=0.5, ge=0, le=1, description="lambda, share of clips that the student makes itself"
     )
+    generated_ramp: float = Field(
+        default=0.0, ge=0, le=1, description="share of the run over which lambda rises from 0 to that"
+    )
     trajectory: Literal["one-step", "multi-step"] = Field(default="one-step", description="how it makes them")
     trajectory_steps: int = Field(default=4, ge=1, le=50, description="steps of a multi-step trajectory")
     target_decay: float | None = Field(

@@ -247,6 +247,17 @@ def test_lambda_mixes_real_and_own_clips(folder, trajectory):
         assert not mixed.requires_grad
 
 
+def test_lambda_rises_over_the_first_part_of_the_run(folder):
+    rising = method("mcm", adversary="none", generated_probability=0.8, generated_ramp=0.5)
+    assert [rising.own_share(at) for at in (0.0, 0.125, 0.25, 0.5, 0.9)] == pytest.approx([0.0, 0.2, 0.4, 0.8, 0.8])
+    assert method("mcm", adversary="none", generated_probability=0.8).own_share(0.0) == 0.8
+    players = make_players(folder, rising)
+    batch = make_batch(players, list(range(12)), real=False)
+    for progress, most, least in ((0.0, 0, 0), (0.5, 12, 5)):
+        mixed = rising.own_clips(players, batch._replace(progress=progress), seeded(2))
+        assert least <= sum(not torch.equal(a, b) for a, b in zip(mixed, batch.z0, strict=True)) <= most
+
+
 def test_one_step_clips_are_the_consistency_function_of_pure_noise(folder):
     chosen = method("mcm", adversary="none", generated_probability=1.0)
     players = make_players(folder, chosen)

@@ -76,7 +76,7 @@ class Suite:
     name: str
     systems: tuple[System, ...]
     scorer: Callable[[int, bool, Path], Scorer]
-    updates: int = 100
+    updates: int = 200
     tuning: float = 0.5
     count: int = 512
     trial_count: int = 128

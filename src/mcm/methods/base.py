@@ -39,8 +39,8 @@ class Method(ABC):
     w ~ U[guidance_min, guidance_max] (diffusers' guidance_scale is w + 1); sigma_data d and
     timestep_scaling k of the consistency function; huber_c c; motion: name of phi; adversary: "none", "video" or
     "pictures", where the discriminator's real frames come from; adversarial_start: share of the run that it learns
-    before the student hears it; frames_picked K; generated_probability lambda;
-    target_decay: of the averaged target, None for the student itself; head_decay: of the averaged motion head;
+    before the student hears it; frames_picked K; generated_probability lambda; generated_ramp: share of the run over
+    which lambda rises from 0, so that own clips come in when they are worth something; target_decay: of the averaged target, None for the student itself; head_decay: of the averaged motion head;
     picture_share: share of the updates that go to pictures first, of methods in stages; final_steps: the fewest steps,
     of progressive ones; bases: names of the image models that it trains on in turn, none for the teacher's own alone.
     """
@@ -69,6 +69,7 @@ class Method(ABC):
     adversarial_start: float = 0.0
     frames_picked: int = 2
     generated_probability: float = 0.5
+    generated_ramp: float = 0.0
     trajectory: str = "one-step"
     trajectory_steps: int = 4
     target_decay: float | None = None
@@ -167,15 +168,20 @@ class Method(ABC):
             out[noisy] = self.consistency(z[noisy], s[noisy], x0)
         return out
 
+    def own_share(self, progress: float) -> float:
+        """lambda at this share of the run."""
+        rising = min(1.0, progress / self.generated_ramp) if self.generated_ramp else 1.0
+        return self.generated_probability * rising
+
     @torch.no_grad()
     def own_clips(self, players: Players, batch: Batch, rng: torch.Generator) -> Tensor:
-        """Clean latents, some of them the student's own (item 7): each clip with probability lambda.
+        """Clean latents, some of them the student's own (item 7): each clip with probability `own_share`.
 
         "one-step" makes them from pure noise in a single step; "multi-step" simulates generation with a drawn number
         of steps up to trajectory_steps, as the student will be used.
         """
         z0 = batch.z0
-        chosen = uniform(len(z0), rng, z0.device) < self.generated_probability
+        chosen = uniform(len(z0), rng, z0.device) < self.own_share(batch.progress)
         steps = 1
         if self.trajectory == "multi-step":
             steps = int(torch.randint(1, self.trajectory_steps + 1, (1,), generator=rng))

@@ -76,6 +76,8 @@ def _styles(teacher: str) -> list[System]:
     def pictures(style: str) -> dict[str, Any]:
         # A look that the film does not have is met in the student's own clips alone: of as many steps as it will take.
         own = {"method.trajectory": "multi-step", "method.trajectory_steps": 8, "method.generated_probability": 0.75}
+        # The student that it starts from makes good clips already.
+        own |= {"method.generated_ramp": 0.0, "method.adversarial_start": 0.0}
         return {"method.adversary": "pictures", "data.images": f"pocket:{style}", **own}
 
     tuned: Mapping[str, Any] = {"trials": LOOK_WEIGHTS, "by": "fid"}

@@ -26,9 +26,11 @@ def recipe() -> Recipe:
         teacher="pocket-modelscope",
         # The pocket teachers' usual guidance is 3 (w = 2); the paper's w ~ U[5, 15] saturates them. Eight grid points
         # with steps of second order, since a short run does not carry what is clean over 50 (docs/log.md).
+        # A student that cannot make a clip yet teaches itself nothing, nor does a discriminator that cannot tell: both
+        # come in over the first half of a run.
         method=MethodConfig(
             name="mcm", solver_steps=8, solver="midpoint", zero_terminal_snr=True, guidance_min=1.0, guidance_max=3.0,
-            adversary="video", adversarial_weight=0.1, target_decay=0.8,
+            adversary="video", adversarial_weight=0.1, adversarial_start=0.5, generated_ramp=0.5, target_decay=0.8,
         ),
         data=DataConfig(videos="pocket:broadcast"),
         student=StudentConfig(rank=32, alpha=32),
