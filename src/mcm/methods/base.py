@@ -40,9 +40,10 @@ class Method(ABC):
     timestep_scaling k of the consistency function; huber_c c; motion: name of phi; adversary: "none", "video" or
     "pictures", where the discriminator's real frames come from; adversarial_start: share of the run that it learns
     before the student hears it; frames_picked K; generated_probability lambda; generated_ramp: share of the run over
-    which lambda rises from 0, so that own clips come in when they are worth something; target_decay: of the averaged target, None for the student itself; head_decay: of the averaged motion head;
-    picture_share: share of the updates that go to pictures first, of methods in stages; final_steps: the fewest steps,
-    of progressive ones; bases: names of the image models that it trains on in turn, none for the teacher's own alone.
+    which lambda rises from 0, for the first own clips are worth nothing; target_decay: of the averaged target, None for
+    the student itself; head_decay: of the averaged motion head; picture_share: share of the updates that go to pictures
+    first, of methods in stages; final_steps: the fewest steps, of progressive ones; bases: names of the image models
+    that it trains on in turn, none for the teacher's own alone.
     """
 
     name: ClassVar[str]
