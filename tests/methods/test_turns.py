@@ -251,6 +251,8 @@ def test_lambda_rises_over_the_first_part_of_the_run(folder):
     rising = method("mcm", adversary="none", generated_probability=0.8, generated_ramp=0.5)
     assert [rising.own_share(at) for at in (0.0, 0.125, 0.25, 0.5, 0.9)] == pytest.approx([0.0, 0.2, 0.4, 0.8, 0.8])
     assert method("mcm", adversary="none", generated_probability=0.8).own_share(0.0) == 0.8
+    for one in (rising, method("mcm", adversary="none")):
+        assert one.mean_own_share == pytest.approx(sum(one.own_share((i + 0.5) / 1000) for i in range(1000)) / 1000)
     players = make_players(folder, rising)
     batch = make_batch(players, list(range(12)), real=False)
     for progress, most, least in ((0.0, 0, 0), (0.5, 12, 5)):

@@ -174,6 +174,11 @@ class Method(ABC):
         rising = min(1.0, progress / self.generated_ramp) if self.generated_ramp else 1.0
         return self.generated_probability * rising
 
+    @property
+    def mean_own_share(self) -> float:
+        """The mean of `own_share` over the run."""
+        return self.generated_probability * (1 - self.generated_ramp / 2)
+
     @torch.no_grad()
     def own_clips(self, players: Players, batch: Batch, rng: torch.Generator) -> Tensor:
         """Clean latents, some of them the student's own (item 7): each clip with probability `own_share`.

@@ -102,8 +102,7 @@ def measure_step(
     parts = meter.work
     if OWN in parts:  # as many as are made on average, of all that were made here
         steps = 1 if method.trajectory == "one-step" else (1 + method.trajectory_steps) / 2
-        share = method.generated_probability * (1 - method.generated_ramp / 2)  # in the mean of the run
-        parts[OWN] = Work().plus(parts[OWN], share * steps / seen["calls"])
+        parts[OWN] = Work().plus(parts[OWN], method.mean_own_share * steps / seen["calls"])
     forward = parts["student, forward"].flops
     return Step(batch, seen["saved"], seen["decoder"], meter.peak, meter.fixed, forward, parts)
 
