@@ -185,7 +185,7 @@ def test_the_pocket_suite_is_the_papers_table() -> None:
 def test_lightning_learns_over_three_bases_from_clips_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And no run takes another's clips: they are of a seed, of prompts and of bases."""
+    """Trials and runs share them, and no other system has them: they are of prompts and of bases."""
     asked: list[tuple[Recipe, Path]] = []
     monkeypatch.setattr(mcm.distill, "distill", lambda recipe, run, progress, cache: asked.append((recipe, cache)))
     pocket = suite("pocket")
@@ -204,7 +204,7 @@ def test_lightning_learns_over_three_bases_from_clips_of_their_own(
         assert chosen.training.updates == 75
         caches.setdefault(chosen.method.name, set()).add(cache)
     made = caches.pop("animatediff-lightning")
-    assert len(made) == 2  # of trials and of runs
+    assert len(made) == 1
     assert not made & set().union(*caches.values())
 
 

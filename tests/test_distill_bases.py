@@ -74,16 +74,19 @@ def test_a_run_over_two_bases(place: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_each_bases_clips_are_made_by_the_teacher_with_that_base(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two bases at seed 5 take the seeds that one alone takes at 10 and 11."""
-    monkeypatch.setattr(mcm.distill, "TEACHER_CLIPS", 1)
-    look = str(place / "look")
-    both = clips_of(over(place, "teacher", look, training__batch=1), tmp_path / "both")
-    plain, looking, other = (
-        clips_of(over(place, *bases, training__seed=seed, training__batch=1), tmp_path / f"{seed}-{len(bases)}")
-        for bases, seed in (((), 10), ((look,), 11), ((), 11))
-    )
-    torch.testing.assert_close(both.z, torch.cat([plain.z, looking.z]))
-    assert (looking.z - other.z).abs().max() > 0.05  # the same noise through another image model
+    """The second base goes on with the seeds after the first one's, and no training seed changes any clip."""
+    (tmp_path / "one.txt").write_text("a red puppet walks\n")
+    look, data = str(place / "look"), {"prompts": str(tmp_path / "one.txt"), "frames": 4}
+
+    def made(count: int, *bases: str, seed: int = 0) -> torch.Tensor:
+        monkeypatch.setattr(mcm.distill, "TEACHER_CLIPS", count)
+        chosen = over(place, *bases, data=data, training__seed=seed, training__batch=1)
+        return clips_of(chosen, tmp_path / f"{count}-{len(bases)}-{seed}").z
+
+    both, plain, looking = made(1, "teacher", look), made(2), made(2, look, seed=7)
+    torch.testing.assert_close(both, torch.stack([plain[0], looking[1]]))
+    assert (looking - plain).abs().max() > 0.05  # the same noise through another image model
+    assert torch.equal(both, made(1, "teacher", look, seed=7))
 
 
 def test_videos_are_all_bases_alike(place: Path, tmp_path: Path) -> None:

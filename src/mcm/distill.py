@@ -266,7 +266,6 @@ def material(
         "prompts": None if data.videos else data.prompts, "frames": frames, "size": list(size),
         "stride": data.stride, "fps": data.fps, "kept frames": keep,
         "laboratory clips": data.laboratory_clips,
-        "seed": None if data.videos else recipe.training.seed,
         **({} if bases is None or data.videos else {"bases": _marks(bases, model)}),
     }  # fmt: skip
     if data.cache and LatentSet.exists(cache):
@@ -303,7 +302,7 @@ def _teachers_clips(
                 for start in range(0, count, 8):
                     numbers = range(start, min(start + 8, count))
                     said = [prompts[i % len(prompts)] for i in numbers]
-                    seeds = [(recipe.training.seed * len(names) + k) * count + i for i in numbers]
+                    seeds = [k * count + i for i in numbers]  # any run's alike, as videos would be
                     video = maker.decode(maker.latents(said, seeds, 25, frames=frames, size=size))
                     for i, text, clip in zip(numbers, said, video, strict=True):
                         yield Clip(clip, text, f"{Path(base).name}-{i:06d}")

@@ -17,6 +17,7 @@ from mcm.methods.lightning import Lightning, Phase, renoise
 from mcm.models.encoder_discriminator import EncoderDiscriminator
 from mcm.models.video import load_video_model
 from mcm.samplers.euler import Euler
+from mcm.training.average import PowerAverage
 
 NAME = "animatediff-lightning"
 
@@ -43,6 +44,7 @@ def test_stages_halve_and_have_two_phases_each() -> None:
         Phase(4, 8, "conditional"), Phase(4, 8, "unconditional"),
         Phase(2, 4, "conditional"), Phase(2, 4, "unconditional"),
     ]  # fmt: skip
+    assert lightning(final_steps=2).stages == (0, 1 / 7, 3 / 7, 5 / 7)
 
 
 @pytest.mark.parametrize("updates", [5, 23, 500])
@@ -101,6 +103,7 @@ def test_a_run_goes_through_its_stages(folder: Path, tmp_path: Path) -> None:
     players = make_players(folder, chosen)
     spatial = copied(players.parameters("spatial"))
     trainer = staged_trainer(players, chosen, tmp_path, updates=5)
+    trainer.average = PowerAverage(players.student.trainable(), 0.15)
     taught = []
     for _ in range(5):
         trainer.step()
@@ -117,6 +120,9 @@ def test_a_run_goes_through_its_stages(folder: Path, tmp_path: Path) -> None:
     assert same(t2, t3)
     assert same(t3, t4)
     assert not same(s3, s4)
+    kept = 0.5 ** (trainer.average.gamma + 1)  # of two updates: the last stage's alone
+    for name, value in trainer.average.values.items():
+        torch.testing.assert_close(value, s4[name].lerp(s3[name], kept))
     assert all(torch.equal(p, spatial[n]) for n, p in players.parameters("spatial").items())
 
 

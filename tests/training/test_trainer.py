@@ -159,6 +159,13 @@ def test_schedule_warms_up_and_falls():
     assert Schedule(1.0, 0, 10, "constant")(9) == 1.0
 
 
+def test_the_schedule_of_a_stage_is_that_of_a_run_of_its_length():
+    staged, first, second = Schedule(1.0, 3, 30, begin=5, anew=(15,)), Schedule(1.0, 3, 10), Schedule(1.0, 3, 20)
+    assert [staged(u) for u in range(5, 15)] == [first(u) for u in range(10)]
+    assert [staged(u) for u in range(15, 36)] == [second(u) for u in range(21)]
+    assert staged(2) == first(0)
+
+
 def test_checkpoints_round_trip_any_tree(tmp_path):
     tree = {
         "a": torch.arange(6).view(2, 3).t(), 3: [1, 2.5, None, True, "x"], "t": (torch.tensor(1.0), {"n": {}}),

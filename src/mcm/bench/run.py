@@ -145,9 +145,9 @@ class Bench:
         recipe = apply_overrides(self.suite.recipe(system.teacher), {**self.suite.shared, **settings, **fixed})
         # Runs that keep the same frames of the same clips share them encoded.
         shape = f"{recipe.data.frames}-{recipe.data.size}-{recipe.method.adversary == 'video'}"
-        if recipe.data.videos is None:  # made by the teacher, with its bases and this run's seed
+        if recipe.data.videos is None:  # made by the teacher, with its bases
             made = fingerprint({"prompts": recipe.data.prompts, "bases": recipe.method.bases})[:8]
-            shape += f"-made-{made}-{recipe.training.seed}"
+            shape += f"-made-{made}"
         cache = self.out / "clips" / f"{Path(system.teacher).name}-{shape}"
         distill(recipe, run, self.progress, cache)
 

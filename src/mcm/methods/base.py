@@ -101,6 +101,14 @@ class Method(ABC):
         return 0.0, 1.0
 
     @property
+    def stages(self) -> tuple[float, ...]:
+        """Where the stages of a progressive method begin, in shares of the run; 0 alone where there is one.
+
+        The learning rates start anew there, and the average over training is of the last stage alone.
+        """
+        return (0.0,)
+
+    @property
     def heaviest(self) -> float:
         """A share of the run at which a step needs the most memory; plans measure that one."""
         return 1 - 1e-6  # past adversarial_start and all stages

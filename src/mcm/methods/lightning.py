@@ -80,6 +80,12 @@ class Lightning(Method):
         return phases[min(int(progress * len(phases) + 1e-9), len(phases) - 1)]
 
     @property
+    def stages(self) -> tuple[float, ...]:
+        """The one that bakes guidance in, then one for each number of steps."""
+        phases = self.phases
+        return tuple(k / len(phases) for k, phase in enumerate(phases) if phase.objective != "unconditional")
+
+    @property
     def order(self) -> tuple[str, ...]:
         return ("temporal", "discriminator")
 

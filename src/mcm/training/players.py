@@ -75,7 +75,8 @@ def make_optimizers(
         rate = optim.discriminator_lr if player == "discriminator" else optim.lr
         optimizers[player] = make_optimizer(optim, weights, rate, sharded and player != "discriminator")
         begin, end = (round(share * updates) for share in method.span(player))
-        schedules[player] = Schedule(rate, optim.warmup, end - begin, optim.schedule, begin)
+        anew = tuple(first for share in method.stages if begin < (first := round(share * updates)) < end)
+        schedules[player] = Schedule(rate, optim.warmup, end - begin, optim.schedule, begin, anew)
     return optimizers, schedules
 
 

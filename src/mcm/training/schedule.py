@@ -12,7 +12,8 @@ import torch
 class Schedule:
     """Learning rate of an update: linear warm-up, then constant or half a cosine down to a hundredth.
 
-    begin: the first update of the player that it is for; updates: how many are its own.
+    begin: the first update of the player that it is for; updates: how many are its own; anew: updates between them at
+    which all of it starts anew, as a stage does in a progressive method.
     """
 
     rate: float
@@ -20,13 +21,17 @@ class Schedule:
     updates: int
     shape: str = "cosine"
     begin: int = 0
+    anew: tuple[int, ...] = ()
 
     def __call__(self, update: int) -> float:
-        update = max(0, update - self.begin)
+        begins = [self.begin, *self.anew]
+        stage = max(sum(begin <= update for begin in begins) - 1, 0)
+        updates = [*self.anew, self.begin + self.updates][stage] - begins[stage]
+        update = max(0, update - begins[stage])
         warm = min(1.0, (update + 1) / (self.warmup + 1))
         if self.shape == "constant":
             return self.rate * warm
-        progress = min(1.0, max(0.0, (update - self.warmup) / max(1, self.updates - self.warmup)))
+        progress = min(1.0, max(0.0, (update - self.warmup) / max(1, updates - self.warmup)))
         return self.rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 

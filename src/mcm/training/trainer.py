@@ -105,9 +105,14 @@ class Trainer:
         self.scaler.update()
         self.players.average(self.method.decay(progress, (self.update + 1) / self.plan.updates), self.method.head_decay)
         self.update += 1
-        if self.average is not None:
-            self.average.update(self.update)
+        if self.average is not None and (count := self.update - self._last_stage) > 0:
+            self.average.update(count)
         return numbers
+
+    @property
+    def _last_stage(self) -> int:
+        """Its first update."""
+        return round(self.method.stages[-1] * self.plan.updates)
 
     def _gradients(self, progress: float) -> dict[str, float]:
         """The gradients of an update, each rank's micro-batches summed, then averaged over ranks; and the losses."""
