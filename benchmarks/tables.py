@@ -1,4 +1,4 @@
-"""Writes the figures of README.md and docs/results.md from the JSON files in this folder.
+"""Writes the figures of README.md and the pages in docs from the JSON files in this folder.
 
 python benchmarks/tables.py            write them
 python benchmarks/tables.py --check    exit 1 where a page says something else
@@ -136,11 +136,27 @@ def fullsize() -> str:
     return "\n".join(lines)
 
 
+def pose() -> str:
+    """How far what was made is from the pose that was asked for (`benchmarks/pose.py`)."""
+    report = json.loads((HERE / "pose.json").read_text())
+    lines = [results.table_head("clips", "sampler", "steps", "pose given", "distance (95 %)")]
+    for row in report["rows"]:
+        low, high = row["interval"]
+        lines.append(
+            results.table_line(
+                row["system"], row["sampler"] or "-", row["steps"] or "-", "yes" if row["pose"] else "no",
+                f"{row['keypoint_error']:.2f} ({low:.2f}-{high:.2f})",
+            )
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
 README_BLOCKS = {
     "quickstart": quickstart, "kills": kills, "prepare": prepare, "demo": demo, "zoo": zoo, "bench": results.short,
     "fullsize": fullsize,
 }  # fmt: skip
-PAGES = {README: README_BLOCKS, HERE.parent / "docs" / "results.md": results.BLOCKS}
+DOCS = HERE.parent / "docs"
+PAGES = {README: README_BLOCKS, DOCS / "results.md": results.BLOCKS, DOCS / "how-to" / "pose.md": {"pose": pose}}
 
 
 def written(text: str, blocks: Mapping[str, Callable[[], str]]) -> str:
