@@ -95,6 +95,10 @@ class MethodConfig(Group):
     )
 
     final_steps: int = Field(default=4, ge=1, description="the fewest steps (animatediff-lightning)")
+    adversarial_rate: float = Field(
+        default=1.0, gt=0, le=1,
+        description="share of optim.lr where the adversary alone teaches the student (animatediff-lightning)",
+    )
     bases: tuple[str, ...] = Field(
         default=(),
         description="image models that the layers over time are trained on in turn (animatediff-lightning): folders of "

@@ -105,13 +105,17 @@ def test_a_run_goes_through_its_stages(folder: Path, tmp_path: Path) -> None:
     trainer = staged_trainer(players, chosen, tmp_path, updates=5)
     trainer.average = PowerAverage(players.student.trainable(), 0.15)
     taught = []
+    rates = []
     for _ in range(5):
-        trainer.step()
+        numbers = trainer.step()
+        rates.append((numbers["rate/temporal"], numbers["rate/discriminator"]))
         taught.append((copied(players.student.trainable()), copied(players.student.averages())))  # pyright: ignore[reportArgumentType]
 
     def same(a: dict, b: dict) -> bool:
         return all(torch.equal(a[n], b[n]) for n in a)
 
+    gently = chosen.adversarial_rate * 1e-2  # where an adversary alone teaches
+    assert rates == [(1e-2, 1e-2), *[(gently, 1e-2)] * 4]
     (s0, t0), (s1, t1), (s2, t2), (s3, t3), (s4, t4) = taught
     assert same(s0, t0)  # the first stage ended: its student is the next one's teacher
     assert same(t0, t1)

@@ -42,7 +42,8 @@ class Method(ABC):
     before the student hears it; frames_picked K; generated_probability lambda; generated_ramp: share of the run over
     which lambda rises from 0, for the first own clips are worth nothing; target_decay: of the averaged target, None for
     the student itself; head_decay: of the averaged motion head; picture_share: share of the updates that go to pictures
-    first, of methods in stages; final_steps: the fewest steps, of progressive ones; bases: names of the image models
+    first, of methods in stages; final_steps: the fewest steps, of progressive ones; adversarial_rate: share of the
+    student's learning rate where an adversary alone teaches it; bases: names of the image models
     that it trains on in turn, none for the teacher's own alone.
     """
 
@@ -77,6 +78,7 @@ class Method(ABC):
     head_decay: float = 0.95
     picture_share: float = 0.5
     final_steps: int = 4
+    adversarial_rate: float = 1.0
     bases: tuple[str, ...] = ()
 
     @abstractmethod
@@ -107,6 +109,10 @@ class Method(ABC):
         The learning rates start anew there, and the average over training is of the last stage alone.
         """
         return (0.0,)
+
+    def rate(self, player: str, progress: float) -> float:
+        """A factor of the player's learning rate after this share of the run."""
+        return 1.0
 
     @property
     def heaviest(self) -> float:

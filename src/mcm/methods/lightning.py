@@ -4,7 +4,8 @@ After SDXL-Lightning (Lin et al., arXiv 2402.13929). The student of each stage t
 student takes in several: first from the guided teacher by mean squared error, which bakes guidance in, then, from few
 steps to fewer, against a discriminator that is the teacher's own encoder, in two phases: told where the step began
 (keep the trajectory), then not (the frames look better). Only the layers over time are trained. The last stage's
-student waits in the averaged target's weights, which are replaced where a stage ends.
+student waits in the averaged target's weights, which are replaced where a stage ends. Nothing but the discriminator
+holds the student in the adversarial stages: there it learns at a share of its rate (`method.adversarial_rate`).
 
 Over several base image models (`method.bases`, as the later paper does) the bases take turns by micro-batch: teacher,
 student and target all have the one's spatial weights inside, and the discriminator is told which (`Batch.base`).
@@ -54,7 +55,7 @@ class Lightning(Method):
     over_bases: ClassVar[bool] = True
     own_defaults: ClassVar = {
         "motion": "raw", "adversary": "none", "adversarial_loss": "bce", "generated_probability": 0.0,
-        "target_decay": 0.0, "solver_steps": 32,
+        "target_decay": 0.0, "solver_steps": 32, "adversarial_rate": 0.05,
     }  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -84,6 +85,11 @@ class Lightning(Method):
         """The one that bakes guidance in, then one for each number of steps."""
         phases = self.phases
         return tuple(k / len(phases) for k, phase in enumerate(phases) if phase.objective != "unconditional")
+
+    def rate(self, player: str, progress: float) -> float:
+        """Where no squared error holds it, the student may not run ahead of a discriminator that knows little yet."""
+        alone = player == "temporal" and self.phase(progress).objective != "mse"
+        return self.adversarial_rate if alone else 1.0
 
     @property
     def order(self) -> tuple[str, ...]:

@@ -150,7 +150,8 @@ class Trainer:
         self.scaler.unscale_(optimizer)
         weights = list(self.players.parameters(player).values())
         norm = self.ranks.collective(lambda: clip(weights, self.plan.clip))
-        rate = self.schedules[player](self.update) / 2**self.rollbacks
+        share = self.method.rate(player, self.update / self.plan.updates)
+        rate = share * self.schedules[player](self.update) / 2**self.rollbacks
         for group in optimizer.param_groups:
             group["lr"] = rate
         return {f"gradient/{player}": 0.0 if overflowed(norm, self.scaler) else norm, f"rate/{player}": rate}
