@@ -180,6 +180,16 @@ def test_a_run_keeps_its_folder(recipe: Recipe, tmp_path: Path) -> None:
     assert read_recipe(folder / "recipe.yaml") == recipe
 
 
+def test_a_run_goes_on_where_its_file_is_older_than_a_setting(recipe: Recipe, tmp_path: Path) -> None:
+    recipe.claim(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    file = tmp_path / "recipe.yaml"
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if "adversarial_rate" not in line))
+    assert recipe.may_use(tmp_path)
+    with pytest.raises(UserError, match=r"adversarial_rate is 1\.0 there and 0\.5 here"):
+        apply_overrides(recipe, {"method.adversarial_rate": 0.5}).may_use(tmp_path)
+
+
 def test_a_run_takes_no_folder_of_other_things(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
     assert not recipe.may_use(tmp_path)

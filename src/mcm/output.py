@@ -93,8 +93,10 @@ def to_yaml(data: Any) -> str:
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
 
 
-def holds(folder: Path, settings: Mapping[str, Any], file: str) -> bool:
+def holds(folder: Path, settings: Mapping[str, Any], file: str, usual: Mapping[str, Any] | None = None) -> bool:
     """Whether `folder` holds the very run that `settings` describe, in `file` inside; writes nothing.
+
+    usual: dotted settings and what they stand for where `file` does not name them: it may be older than they are.
 
     False for a folder that is new or empty; hidden files do not count, nor does `file` alone, which a run
     that failed at its start leaves. Raises UserError where the folder holds another run (the settings that
@@ -107,7 +109,7 @@ def holds(folder: Path, settings: Mapping[str, Any], file: str) -> bool:
         inside = [path.name for path in folder.iterdir()] if folder.exists() else []
         others = sorted(name for name in inside if name != file and not name.startswith("."))
         if marker.exists() and others:
-            _same_run(folder, settings, _plain(marker))
+            _same_run(folder, settings, _plain(marker), usual or {})
             return True
         _writable(folder)
     except OSError as error:
@@ -131,13 +133,15 @@ def _writable(folder: Path) -> None:
         raise PermissionError(errno.EACCES, f"no permission to write into {place}")
 
 
-def claim(folder: Path, settings: Mapping[str, Any], file: str, comment: str = "") -> bool:
+def claim(
+    folder: Path, settings: Mapping[str, Any], file: str, comment: str = "", usual: Mapping[str, Any] | None = None
+) -> bool:
     """Make `folder` the home of one run, described by `settings`; True if it was that already and may go on.
 
     The settings are written to `file` inside, as YAML or JSON by its suffix; `comment` becomes the first line
-    of YAML. Raises UserError as `holds` does, and where the folder cannot be made or written.
+    of YAML; usual: as of `holds`. Raises UserError as that does, and where the folder cannot be made or written.
     """
-    if holds(folder, settings, file):
+    if holds(folder, settings, file, usual):
         return True
     if file.endswith(".json"):
         write_json(folder / file, settings)
@@ -157,9 +161,10 @@ def _plain(marker: Path) -> Any:
         ) from error
 
 
-def _same_run(folder: Path, settings: Mapping[str, Any], there: Any) -> None:
+def _same_run(folder: Path, settings: Mapping[str, Any], there: Any, usual: Mapping[str, Any]) -> None:
     # Through JSON, so that tuples and lists, which a file cannot tell apart, are equal.
     wanted, found = flat(json.loads(json.dumps(settings))), flat(there if isinstance(there, dict) else {})
+    found = {**{key: value for key, value in json.loads(json.dumps(usual)).items() if key in wanted}, **found}
     differ = [key for key in {**found, **wanted} if found.get(key, _ABSENT) != wanted.get(key, _ABSENT)]
     if not differ:
         return

@@ -295,14 +295,19 @@ class Recipe(Group):
 
     def may_use(self, folder: Path) -> bool:
         """Whether `folder` holds this very run, to go on with. UserError if it holds anything else."""
-        return holds(folder, self.to_dict(), RECIPE_FILE)
+        return holds(folder, self.to_dict(), RECIPE_FILE, _usual())
 
     def claim(self, folder: Path) -> bool:
         """Make `folder` this run's own by writing recipe.yaml into it; True if it was that already.
 
         Raises UserError as `may_use` does, and where the disk refuses.
         """
-        return claim(folder, self.to_dict(), RECIPE_FILE, "`mcm distill` with this file repeats the run.")
+        return claim(folder, self.to_dict(), RECIPE_FILE, "`mcm distill` with this file repeats the run.", _usual())
+
+
+def _usual() -> dict[str, Any]:
+    """What a setting stands for in a recipe that was written before there was such a setting: nothing else than then."""
+    return {name: field.default for name, field in settings(Recipe) if not field.is_required()}
 
 
 def read_recipe(path: str | Path) -> Recipe:
