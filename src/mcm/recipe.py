@@ -306,7 +306,7 @@ class Recipe(Group):
 
 
 def _usual() -> dict[str, Any]:
-    """What a setting stands for in a recipe that was written before there was such a setting: nothing else than then."""
+    """What settings stand for in a recipe that was written before there were such: nothing else than then."""
     return {name: field.default for name, field in settings(Recipe) if not field.is_required()}
 
 
