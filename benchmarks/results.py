@@ -149,8 +149,9 @@ def large() -> str:
 def trials() -> str:
     """What the trials chose, and how long a run of it took."""
     systems = known().get("provenance", {}).get("systems", {})
-    tuned = ("guidance", "optim.lr", "method.adversarial_weight")
-    lines = [table_head("system", "guidance", "rate", "adversarial weight", "minutes of training")]
+    tuned = ("guidance", "optim.lr", "method.adversarial_weight", "method.adversarial_rate")
+    names = ("guidance", "rate", "adversarial weight", "share of the rate where an adversary alone teaches")
+    lines = [table_head("system", *names, "minutes of training")]
     for name, one in systems.items():
         chosen, minutes = one.get("settings") or {}, (one.get("training_seconds") or 0) / 60
         values = [_number(chosen.get(key), "{:g}") for key in tuned]

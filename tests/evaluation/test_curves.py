@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mcm.errors import UserError
-from mcm.evaluation.curves import step_curves
+from mcm.evaluation.curves import method_colours, step_curves
 from mcm.evaluation.report import Row
 
 
@@ -50,6 +51,17 @@ def test_seeds_are_averaged_and_missing_values_left_out(tmp_path: Path) -> None:
 
 def _paths(svg: str) -> list[str]:
     return [line for line in svg.splitlines() if line.strip().startswith('<path d="M')]
+
+
+def test_a_method_has_one_colour_for_all_teachers(tmp_path: Path) -> None:
+    two = [row("lcm", 1, 1.5, teacher="two"), row("mcm", 1, 1.0, teacher="two")]
+    rows = [row("ddim", 1, 2.0), row("mcm", 1, 1.0), *two]
+    assert method_colours(rows) == {"ddim": "C0", "mcm": "C1", "lcm": "C2"}
+    svg = step_curves(tmp_path / "curves.svg", rows, ("fvd",)).read_text()
+    markers = [set(re.findall("fill: (#[0-9a-f]{6})", part)) for part in svg.split('<g id="axes_')[1:]]
+    colours = {"ddim": "#1f77b4", "mcm": "#ff7f0e", "lcm": "#2ca02c"}  # matplotlib's C0, C1, C2
+    seen = [{method for method, colour in colours.items() if colour in part} for part in markers]
+    assert seen == [{"ddim", "mcm"}, {"lcm", "mcm"}]
 
 
 def test_no_rows_are_an_error(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ DRAWN = ("fvd", "clipsim", "motion_ratio")
 
 
 def step_curves(path: str | Path, rows: Sequence[Row], metrics: Sequence[str] = DRAWN) -> Path:
-    """One line for each method of `rows`, over 1, 2, 4 ... steps; a panel for each teacher and metric.
+    """One line for each method of `rows`, over 1, 2, 4 ... steps, of one colour in all panels; a panel for each teacher
+    and metric.
 
     Rows of one method and number of steps (other training seeds) are averaged; bars are the 95 % intervals, the widest
     of them. Raises UserError where matplotlib is not installed, or nothing can be drawn.
@@ -32,11 +33,12 @@ def step_curves(path: str | Path, rows: Sequence[Row], metrics: Sequence[str] = 
     figure = Figure(figsize=(4.2 * len(metrics), 3.2 * len(teachers)), layout="constrained")
     FigureCanvasAgg(figure)
     panels: Any = figure.subplots(len(teachers), len(metrics), squeeze=False)
+    colours = method_colours(rows)
     for teacher, line in zip(teachers, panels, strict=True):
         own = [row for row in rows if row.teacher == teacher]
         for metric, panel in zip(metrics, line, strict=True):
-            for number, method in enumerate(dict.fromkeys(row.method for row in own)):
-                _line(panel, [row for row in own if row.method == method], metric, method, f"C{number}")
+            for method in dict.fromkeys(row.method for row in own):
+                _line(panel, [row for row in own if row.method == method], metric, method, colours[method])
             steps = sorted({row.steps for row in own})
             panel.set_xscale("log", base=2)
             if metric == "fvd":  # of one step and of eight it can differ a hundredfold
@@ -54,6 +56,11 @@ def step_curves(path: str | Path, rows: Sequence[Row], metrics: Sequence[str] = 
         kept: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 150}
         figure.savefig(partial, **kept)
     return path
+
+
+def method_colours(rows: Iterable[Row]) -> dict[str, str]:
+    """A colour of matplotlib's cycle for each method, by the order in which they come, whatever their teacher is."""
+    return {method: f"C{number}" for number, method in enumerate(dict.fromkeys(row.method for row in rows))}
 
 
 def _line(panel: Any, rows: Sequence[Row], metric: str, method: str, colour: str) -> None:
