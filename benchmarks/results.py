@@ -126,6 +126,23 @@ def pictures() -> str:
     return "\n".join([head, *dict.fromkeys(lines)]) if lines else MISSING
 
 
+def resampled() -> str:
+    """The same students with some of their noise kept between steps."""
+    lines = []
+    for teacher, rows in _by_teacher(known()["rows"]):
+        systems = _systems(rows)
+        for (method, seed), cells in systems.items():
+            own = method.removesuffix("-tcd")
+            if own == method:
+                continue
+            for sampler, those in (("consistency", systems.get((own, seed), {})), ("tcd", cells)):
+                shown = [_cell(those.get(n), name, one.short) for name, one in MEASURES.items() for n in STEPS[1:]]
+                lines.append(table_line(teacher, own, sampler, *shown))
+    names = [f"{one.name} {n}" for one in MEASURES.values() for n in STEPS[1:]]
+    head = table_head("teacher", "student", "sampler", *names)
+    return "\n".join([head, *lines]) if lines else MISSING
+
+
 def ablations() -> str:
     """The parts of MCM, at a quarter of the budget."""
     rows = [row for row in known()["rows"] if row["method"].startswith("quarter-")]
@@ -160,8 +177,8 @@ def trials() -> str:
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
-    "protocol": protocol, "table": table, "ratios": ratios, "pictures": pictures, "ablations": ablations,
-    "large": large, "trials": trials,
+    "protocol": protocol, "table": table, "ratios": ratios, "pictures": pictures, "resampled": resampled,
+    "ablations": ablations, "large": large, "trials": trials,
 }  # fmt: skip
 """The tables of docs/results.md, by the names of their marks."""
 

@@ -126,6 +126,19 @@ def test_a_system_goes_on_after_another_with_a_budget_of_its_own(place: Path, tm
     assert [made.depth(system) for system in made.systems] == [1, 0]
 
 
+def test_a_student_is_sampled_in_another_way(place: Path, tmp_path: Path) -> None:
+    kept = lcm(place, method="lcm-tcd", settings={}, sampler="tcd", of="animatediff.lcm", steps=(2,))
+    made = tiny_suite(place, kept, lcm(place, trials=({"optim.lr": 1e-5}, {"optim.lr": 3e-2}), seed=3))
+    made = replace(made, systems=(replace(kept, of=made.systems[1].name), made.systems[1]))
+    report = bench(made, tmp_path)
+    assert [path.name for path in (tmp_path / "students").iterdir()] == ["animatediff.lcm.seed3"]
+    rows = {row.sampler: row for row in report.rows if row.steps == 2}
+    assert (rows["tcd"].method, rows["consistency"].method) == ("lcm-tcd", "lcm")
+    assert {(row.seed, row.updates) for row in rows.values()} == {(3, 4)}
+    assert rows["tcd"].fvd != rows["consistency"].fvd
+    assert [made.depth(system) for system in made.systems] == [1, 0]
+
+
 def test_the_best_trial_has_not_paid_with_the_action(place: Path, tmp_path: Path, monkeypatch: Any) -> None:
     scored = iter([(4.0, 0.95), (1.0, 0.80), (2.0, 0.91), (3.0, 0.97)])
 
@@ -167,11 +180,11 @@ def test_the_pocket_suite_is_the_papers_table() -> None:
     names = [system.name for system in pocket.systems]
     assert len(set(names)) == len(names)
     for system in pocket.systems:
-        assert {system.like, system.after} <= {None, *names}
+        assert {system.like, system.after, system.of} <= {None, *names}
         if system.sampler is None:
             pocket.recipe(system.teacher)  # exists
         assert len(system.trials) in (0, 4), "the same number of trials for all"
-        assert (system.like is None) == (len(system.trials) == 4)
+        assert (system.like is None and system.of is None) == (len(system.trials) == 4)
         method = system.settings.get("method.name")
         if method in ("frames", "animatediff-lightning"):  # one loss alone, whose weight AdamW does not see
             assert all("method.adversarial_weight" not in trial for trial in system.trials)

@@ -19,6 +19,7 @@ from mcm.distill import distill
 from mcm.errors import UserError
 from mcm.generate import Maker, Video, generate, load_maker, pair_seeds, save_video
 from mcm.models.guidance import guided
+from mcm.samplers import sampler
 
 PROMPTS = ["a red puppet walks", "a blue puppet jumps", "a puppet at night"]
 
@@ -156,6 +157,17 @@ def test_guidance_is_both_halves_in_one_pass(teacher: Maker) -> None:
     torch.testing.assert_close(found.x0, uncond.x0 + 3 * (cond.x0 - uncond.x0), atol=1e-3, rtol=1e-3)
 
 
+def test_a_student_may_keep_some_of_its_noise(student: Maker) -> None:
+    """TCD's sampler stands in for consistency sampling, on the times of the student's card."""
+    assert student.card is not None
+    points = student.card.sampler_settings()["original_steps"]
+    assert student.sampler("tcd") == sampler("tcd", original_steps=points)
+    one, two = (list(generate(student, PROMPTS[:1], steps=4, sampler=name)) for name in ("tcd", None))
+    assert one[0].settings["sampler"] == "tcd"
+    assert two[0].settings["sampler"] == "consistency"
+    assert (one[0].frames != two[0].frames).any()
+
+
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
@@ -164,7 +176,7 @@ def test_guidance_is_both_halves_in_one_pass(teacher: Maker) -> None:
     [
         ({"steps": 0}, r"1 to 50 steps, got 0"),
         ({"steps": 51}, r"1 to 50 steps, got 51"),
-        ({"sampler": "ddim"}, r"made for the sampler 'consistency' and cannot be sampled with 'ddim'"),
+        ({"sampler": "ddim"}, r"made for the sampler 'consistency' and cannot be sampled with 'ddim'.*or take 'tcd'"),
         ({"seeds": [1, 2]}, r"2 seeds for 3 prompts"),
         ({"seeds": [-1]}, r"seed -1"),
         ({"seeds": [5, 2**63, 1]}, rf"seed {2**63}"),

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from mcm.models.student import Student
 from mcm.models.video import TextEmbedding, VideoModel, load_video_model
 from mcm.output import write_json
 from mcm.samplers import sampler as sampler_named
+from mcm.samplers import samplers
 from mcm.samplers.base import Sampler
 from mcm.samplers.loop import Step, sample
 
@@ -80,17 +81,22 @@ class Maker:
         """The sampler asked for, or the student's own (from its card), or DPM++ for a teacher.
 
         Raises:
-            UserError: for an unknown sampler, or another one than the student was made for.
+            UserError: for an unknown sampler, or one that neither is the student's own nor stands in for it.
         """
-        if self.card is not None:
-            own = str(self.card.sampler["name"])
-            if name not in (None, own):
-                raise UserError(
-                    f"the student {self.name} was made for the sampler {own!r} and cannot be sampled with {name!r}; "
-                    "leave --sampler out"
-                )
-            return sampler_named(own, **self.card.sampler_settings())
-        return sampler_named(name or "dpm++")
+        if self.card is None:
+            return sampler_named(name or "dpm++")
+        own, settings = str(self.card.sampler["name"]), self.card.sampler_settings()
+        if name in (None, own):
+            return sampler_named(own, **settings)
+        others = {kind.name: kind for kind in samplers().values() if kind.stands_in_for == own}
+        if name not in others:
+            instead = "".join(f", or take {other!r}" for other in others)
+            raise UserError(
+                f"the student {self.name} was made for the sampler {own!r} and cannot be sampled with {name!r}; "
+                f"leave --sampler out{instead}"
+            )
+        known = {field.name for field in fields(others[name])}
+        return sampler_named(name, **{key: value for key, value in settings.items() if key in known})
 
     def guidance(self, scale: float | None = None) -> float:
         """The guidance scale asked for, or the model's usual one (1, none, for a student)."""
@@ -263,7 +269,7 @@ def generate(
         prompts: one, or a list.
         seeds: one for each prompt, or one to count on from.
         steps: default 4 for a student, 25 for a teacher.
-        sampler: a teacher's sampler ("dpm++", "ddim", ...); a student has its own.
+        sampler: a teacher's sampler ("dpm++", "ddim", ...); a student has its own, and "tcd" in its place.
         guidance_scale: in diffusers' convention; default the model's own.
         frames: of a video; default the model's own.
         size: height and width in pixels; default the model's own.

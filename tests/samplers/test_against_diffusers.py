@@ -13,6 +13,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
+    TCDScheduler,
 )
 from torch import Tensor
 
@@ -36,11 +37,11 @@ def noise(seed: int = 0) -> Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def theirs(scheduler: Any, steps: int, start: Tensor, rng: torch.Generator | None = None) -> Tensor:
+def theirs(scheduler: Any, steps: int, start: Tensor, rng: torch.Generator | None = None, **more: Any) -> Tensor:
     scheduler.set_timesteps(steps)
     z = start * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else start
     for t in scheduler.timesteps:
-        extra = {} if rng is None else {"generator": rng}
+        extra = more if rng is None else {"generator": rng, **more}
         scaled = scheduler.scale_model_input(z, t) if hasattr(scheduler, "scale_model_input") else z
         z = scheduler.step(network(scaled, t), t, z, **extra).prev_sample
     return z
@@ -136,6 +137,30 @@ def test_consistency_times_at_every_number_of_steps():
             assert own.times(path, steps)[:-1].tolist() == scheduler.timesteps.tolist()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+@pytest.mark.parametrize("eta", [0.0, 0.3, 0.9, 1.0])
+def test_tcd(kind: str, steps: int, eta: float):
+    scheduler = TCDScheduler(**SD, prediction_type=kind, clip_sample=False)
+    own, path = sampler("tcd", eta=eta), path_from_config(scheduler.config)
+    rngs = [torch.Generator().manual_seed(5) for _ in range(2)]
+    found = ours(own, path, kind, steps, noise(), rngs[0])
+    expected = theirs(scheduler, steps, noise(), rngs[1], eta=eta)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(torch.randn(3, generator=rngs[0]), torch.randn(3, generator=rngs[1]))
+
+
+def test_tcd_with_all_noise_fresh_is_consistency():
+    """But for the boundary condition's share of z and the last time, 0, where some noise is left."""
+    path = path_from_config(SD)
+    wanted = sampler("tcd", eta=1.0), sampler("consistency", timestep_scaling=10.0), sampler("tcd", eta=0.0)
+    found, expected, none = (
+        ours(one, path, "sample", 4, noise(), torch.Generator().manual_seed(5)) for one in wanted
+    )
+    left = 5 * float(path.sigma(torch.tensor([0])))
+    assert (found - expected).abs().max() < left < (none - expected).abs().max()
+
+
 @pytest.mark.parametrize("steps", [1, 4, 30])
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_euler_on_a_flow(steps: int, shift: float):
@@ -158,7 +183,7 @@ def test_euler_on_a_variance_preserving_path(steps: int):
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpm++", "consistency", "euler"])
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "consistency", "tcd", "euler"])
 def test_settings_survive_diffusers_configurations(name: str):
     own = sampler(name)
     scheduler = getattr(diffusers, own.diffusers_class).from_config({**SD, **own.to_config()})

@@ -25,7 +25,7 @@ def denoiser(path: NoisePath, clean: Tensor):
 
 
 def test_all_are_found_by_name_and_frozen():
-    assert set(samplers()) == {"ddim", "dpm++", "consistency", "euler"}
+    assert set(samplers()) == {"ddim", "dpm++", "consistency", "tcd", "euler"}
     for name, kind in samplers().items():
         one = sampler(name)
         assert isinstance(one, kind)
@@ -44,6 +44,8 @@ def test_all_are_found_by_name_and_frozen():
         ("ddim", {"spacing": "trailling"}, "did you mean 'trailing'"),
         ("dpm++", {"spacing": "even"}, "expected one of leading, linspace, trailing"),
         ("euler", {"shift": 3}, "has no setting 'shift'"),
+        ("tcd", {"eta": 1.1}, r"eta from 0 .* to 1 .*, got 1\.1"),
+        ("tcd", {"eta": -0.1}, r"got -0\.1"),
     ],
 )
 def test_wrong_words_are_named(name: str, settings: dict, message: str):
@@ -59,6 +61,8 @@ def test_wrong_words_are_named(name: str, settings: dict, message: str):
         ("consistency", VP, 51, "1 to 50 steps, got 51"),
         ("euler", FLOW, 1001, "1 to 1000 steps"),
         ("ddim", FLOW, 4, "use 'euler'"),
+        ("tcd", VP, 51, "sampler 'tcd': expected 1 to 50 steps, got 51"),
+        ("tcd", FLOW, 4, "use 'consistency'"),
     ],
 )
 def test_impossible_runs_are_refused(name: str, path: NoisePath, steps: int, message: str):

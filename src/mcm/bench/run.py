@@ -61,7 +61,7 @@ class Bench:
         report = self.measured(system)
         if self.finished(system):
             return report
-        found = self.settings(system)
+        found, trained = self.settings(system), self._trained(system)
         begun = time.monotonic()
         maker = self._made(system, found, self.out / "students" / system.name, system.share * self.suite.updates)
         seconds = time.monotonic() - begun
@@ -71,7 +71,7 @@ class Bench:
         for steps in system.steps:
             if steps in {row.steps for row in report.rows}:
                 continue
-            kept = {} if system.sampler else {"seed": system.seed, "updates": self._updates(system.share)}
+            kept = {} if trained is None else {"seed": trained.seed, "updates": self._updates(trained.share)}
             row = self.held_out(system).row(
                 maker, system.method, steps, system.sampler, found.get(GUIDANCE), style=system.style,
                 shape=system.shape, progress=self.progress, **kept,
@@ -119,12 +119,22 @@ class Bench:
     def _updates(self, share: float) -> int:
         return max(1, round(self.suite.updates * share))
 
+    def _trained(self, system: System) -> System | None:
+        """The system whose student this one samples, itself as a rule; none for a teacher's own sampler."""
+        if system.of is not None:
+            return self.suite.named(system.of)
+        return system if system.sampler is None else None
+
     def _made(self, system: System, found: Mapping[str, Any], run: Path, updates: float) -> Any:
         """The teacher, or the student of this run, ready to sample."""
         from mcm.generate import load_maker
 
-        if system.sampler is not None:
+        trained = self._trained(system)
+        if trained is None:
             return load_maker(system.teacher)
+        if trained is not system:
+            run = self.out / "students" / trained.name
+            return self._made(trained, self.settings(trained), run, trained.share * self.suite.updates)
         self._train(system, found, run, updates)
         return load_maker(run)
 
@@ -158,7 +168,7 @@ def bench(
     """Measure the systems of a suite (of them `only` those whose names fit a pattern), and put all rows together.
 
     jobs: systems at a time, each in a process of its own with an equal part of the cores; 1 works in this one.
-    Systems that others are `like`, or go on `after`, come first.
+    Systems that others are `like`, go on `after` or are `of` come first.
 
     Raises:
         UserError: where no system fits, or one cannot be made.

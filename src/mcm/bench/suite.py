@@ -20,18 +20,20 @@ GUIDANCE = "guidance"  # what a trial of a teacher's own sampler changes; a stud
 class System:
     """One line of the table.
 
-    settings: of the teacher's recipe; none for the teacher's own `sampler`. after: the system whose student it goes on
-    from, a second budget after that one's. trials: changes to try, equally many for all; none for a system that is made
-    with what was found for the system `like`. by: the row's field that the best trial has least of. last: settings that
-    go over what was found. share: of the budget. style: the pictures that its frames' FID is of. table: whether it is a
-    line of the table itself. shape: frames and size (H, W) of its clips, where they are not the model's own.
-    trial_steps, count: steps of its trials and clips of its cells, where they are not the suite's.
+    settings: of the teacher's recipe; none for the teacher's own `sampler`. of: the system whose student is sampled
+    with `sampler`; nothing is trained for it. after: the system whose student it goes on from, a second budget after
+    that one's. trials: changes to try, equally many for all; none for a system that is made with what was found for the
+    system `like`. by: the row's field that the best trial has least of. last: settings that go over what was found.
+    share: of the budget. style: the pictures that its frames' FID is of. table: whether it is a line of the table
+    itself. shape: frames and size (H, W) of its clips, where they are not the model's own. trial_steps, count: steps of
+    its trials and clips of its cells, where they are not the suite's.
     """
 
     teacher: str
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     sampler: str | None = None
+    of: str | None = None
     after: str | None = None
     trials: Sequence[Mapping[str, Any]] = ()
     by: str = "fvd"
@@ -102,8 +104,9 @@ class Suite:
         return next(s for s in self.systems if s.name == name)
 
     def depth(self, system: System) -> int:
-        """How many systems must be there before it, one after the other: those that it is `like` or goes on `after`."""
-        return max((1 + self.depth(self.named(name)) for name in (system.like, system.after) if name), default=0)
+        """How many systems must be there before it, one after the other: those that it is `like`, `after` or `of`."""
+        before = (system.like, system.after, system.of)
+        return max((1 + self.depth(self.named(name)) for name in before if name), default=0)
 
 
 def suites() -> Iterator[str]:

@@ -61,7 +61,9 @@ def evaluate(
     count: Annotated[
         int, Parameter(help="videos for each number of steps", validator=validators.Number(gte=2))
     ] = 256,
-    sampler: Annotated[str | None, Parameter(help="for teachers (mcm list); students know their own")] = None,
+    sampler: Annotated[
+        str | None, Parameter(help="for teachers (mcm list); students know their own, and tcd in its place")
+    ] = None,
     guidance_scale: Annotated[
         float | None, Parameter(help="for teachers; 1 is none", validator=validators.Number(gte=0))
     ] = None,

@@ -44,7 +44,9 @@ def generate(
         int, Parameter(help="of the first video; the next ones count up", validator=validators.Number(gte=0))
     ] = 0,
     count: Annotated[int, Parameter(help="videos of each prompt", validator=validators.Number(gte=1))] = 1,
-    sampler: Annotated[str | None, Parameter(help="for teachers (mcm list); students know their own")] = None,
+    sampler: Annotated[
+        str | None, Parameter(help="for teachers (mcm list); students know their own, and tcd in its place")
+    ] = None,
     guidance_scale: Annotated[
         float | None, Parameter(help="for teachers; 1 is none", validator=validators.Number(gte=0))
     ] = None,

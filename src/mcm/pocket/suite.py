@@ -47,7 +47,7 @@ def systems() -> list[System]:
     """All of them, the ones that others are like first."""
     found: list[System] = []
     for teacher in TEACHERS:
-        found += _table(teacher) + _styles(teacher)
+        found += _table(teacher) + _styles(teacher) + _resampled(teacher)
     return found + _ablations("pocket-modelscope") + _large("pocket-animatediff")
 
 
@@ -96,6 +96,14 @@ def _styles(teacher: str) -> list[System]:
     second = {"method.name": "frames", **pictures("studio")}
     alone = System(teacher, "two-stage+studio", second, after=f"{teacher}.lcm", trials=LOOK_RATES, by="fid")
     return [*rows, alone]
+
+
+def _resampled(teacher: str) -> list[System]:
+    """The students of two systems, sampled with some of their noise kept. One step is the same as without."""
+    return [
+        System(teacher, f"{method}-tcd", sampler="tcd", of=f"{teacher}.{method}", steps=(2, 4, 8))
+        for method in ("lcm", "mcm")
+    ]
 
 
 def _ablations(teacher: str) -> list[System]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from mcm.diffusion.grid import SolverGrid
 from mcm.diffusion.paths import Denoised, NoisePath
 from mcm.errors import UserError
 
@@ -21,6 +22,8 @@ class Sampler(ABC):
     """A sampler's settings are its fields; what a run remembers between steps lies in its own `memory`."""
 
     name: ClassVar[str]
+    # The sampler whose students this one samples as well, with those of their card's settings that it knows.
+    stands_in_for: ClassVar[str | None] = None
     # The same settings in diffusers: its class, its keys by our fields, and the values we cannot do without.
     diffusers_class: ClassVar[str]
     diffusers_keys: ClassVar[Mapping[str, str]] = {}
@@ -81,6 +84,14 @@ def trailing(num_timesteps: int, steps: int) -> Tensor:
     """`steps` times counted back from the last one, descending, (steps,) long (arXiv 2305.08891, table 2)."""
     even = num_timesteps - torch.arange(steps, dtype=torch.float64) * (num_timesteps / steps)
     return even.round().long() - 1
+
+
+def of_grid(path: NoisePath, original_steps: int, steps: int, name: str) -> Tensor:
+    """`steps` of the `original_steps` times of a solver grid, evenly from the noisiest on, descending, (steps,): LCM's
+    (arXiv 2310.04378). 999 | 999, 499 | 999, 759, 499, 259 for 1, 2 and 4 steps of 50."""
+    check_steps(steps, original_steps, name)
+    even = torch.arange(steps, dtype=torch.float64) * (original_steps / steps)
+    return SolverGrid(path, original_steps).timesteps.flip(0)[even.floor().long()]
 
 
 def ending(times: Tensor, last: float) -> Tensor:

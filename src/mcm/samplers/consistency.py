@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from mcm.diffusion.consistency import ConsistencyFunction
-from mcm.diffusion.grid import SolverGrid
 from mcm.diffusion.paths import Denoised, NoisePath
-from mcm.samplers.base import Rng, Sampler, check_steps, ending, noise_like
+from mcm.samplers.base import Rng, Sampler, ending, noise_like, of_grid
 
 
 @dataclass(frozen=True)
@@ -20,8 +18,8 @@ class Consistency(Sampler):
     """diffusers' LCMScheduler: jump to the clean end with f, add fresh noise of the next time, jump again.
 
     timestep_scaling, sigma_data: of the consistency function, as it was trained. original_steps: the solver
-    grid of the training, from which the times are taken: 999 | 999, 499 | 999, 759, 499, 259 for 1, 2 and 4
-    steps of 50. Works on any noise path. The last step adds no noise and draws none.
+    grid of the training, from which the times are taken (`of_grid`). Works on any noise path. The last step
+    adds no noise and draws none.
     """
 
     timestep_scaling: float = 4.0
@@ -37,10 +35,7 @@ class Consistency(Sampler):
     diffusers_needs: ClassVar[Mapping[str, Any]] = {"clip_sample": False, "thresholding": False}
 
     def times(self, path: NoisePath, steps: int) -> Tensor:
-        check_steps(steps, self.original_steps, self.name)
-        grid = SolverGrid(path, self.original_steps).timesteps.flip(0)
-        even = torch.arange(steps, dtype=torch.float64) * (self.original_steps / steps)
-        return ending(grid[even.floor().long()], path.clean_time)
+        return ending(of_grid(path, self.original_steps, steps, self.name), path.clean_time)
 
     def step(
         self,
