@@ -26,11 +26,11 @@ WEIGHTS = (
 )  # fmt: skip
 # To another look the way is farther than to the film's own.
 LOOK_WEIGHTS = (
-    {"optim.lr": 2.5e-4, "method.adversarial_weight": 0.5}, {"optim.lr": 5e-4, "method.adversarial_weight": 0.2},
-    {"optim.lr": 5e-4, "method.adversarial_weight": 0.5}, {"optim.lr": 5e-4, "method.adversarial_weight": 1.0},
+    {"optim.lr": 2.5e-4, "method.adversarial_weight": 0.5}, {"optim.lr": 2.5e-4, "method.adversarial_weight": 1.0},
+    {"optim.lr": 5e-4, "method.adversarial_weight": 0.5}, {"optim.lr": 1e-4, "method.adversarial_weight": 1.0},
 )  # fmt: skip
 # Without a distillation beside it its weight changes nothing: AdamW does not see the scale of a lone loss.
-LOOK_RATES = ({"optim.lr": 1e-4}, {"optim.lr": 2.5e-4}, {"optim.lr": 5e-4}, {"optim.lr": 1e-3})
+LOOK_RATES = ({"optim.lr": 1e-4}, {"optim.lr": 2.5e-4}, {"optim.lr": 5e-4}, {"optim.lr": 5e-5})
 # A progressive student learns guidance at the rate, and all else, with an adversary alone, at a share of it.
 SHARES = tuple(
     {"optim.lr": rate, "method.adversarial_rate": share}
@@ -89,12 +89,14 @@ def _styles(teacher: str) -> list[System]:
         return {"method.adversary": "pictures", "data.images": f"pocket:{style}", **own}
 
     rows = []
+    # A look decays with every step, and the action with it: trials are judged where most of both is lost.
+    judged: dict[str, Any] = {"by": "fid", "trial_steps": 8}
     for style in STYLES:
-        tuned = {"trials": LOOK_WEIGHTS, "by": "fid"}
+        tuned = {"trials": LOOK_WEIGHTS, **judged}
         how: Mapping[str, Any] = tuned if style == "studio" else {"like": f"{teacher}.mcm+studio"}
         rows.append(System(teacher, f"mcm+{style}", pictures(style), after=f"{teacher}.mcm", style=style, **how))
     second = {"method.name": "frames", **pictures("studio")}
-    alone = System(teacher, "two-stage+studio", second, after=f"{teacher}.lcm", trials=LOOK_RATES, by="fid")
+    alone = System(teacher, "two-stage+studio", second, after=f"{teacher}.lcm", trials=LOOK_RATES, **judged)
     return [*rows, alone]
 
 
