@@ -15,6 +15,7 @@ from tiny_run import make_material, recipe
 
 import mcm.distill
 from mcm.bench import GUIDANCE, Bench, Suite, System, bench, suite, together
+from mcm.bench.run import _best
 from mcm.card import StudentCard
 from mcm.errors import UserError
 from mcm.evaluation.report import Report, Row
@@ -154,6 +155,31 @@ def test_the_best_trial_has_not_paid_with_the_action(place: Path, tmp_path: Path
     system = System(str(place / "animatediff"), "dpm++", sampler="dpm++", trials=scales, by="fid", steps=(2,))
     # 0.80 and 0.91 are more than 5 points below 0.97.
     assert Bench(tiny_suite(place, system), tmp_path).settings(system) == {GUIDANCE: 4.0}
+
+
+@pytest.mark.parametrize(
+    ("start", "chosen"),
+    [(0.0, 2), (0.90, 2), (0.97, 3), (1.0, 2)],  # 1.0: none is within 5 points of it, so the trials alone say
+)
+def test_the_best_trial_has_kept_the_action_of_its_start(start: float, chosen: int) -> None:
+    scored = [(4.0, 0.70), (1.0, 0.80), (2.0, 0.90), (3.0, 0.94)]
+    tried = [{"fid": fid, "row": {"action_accuracy": action}} for fid, action in scored]
+    assert tried.index(_best(tried, "fid", start)) == chosen
+
+
+def test_the_action_of_the_start_is_scored_as_the_trials_are(place: Path, tmp_path: Path) -> None:
+    pictures = {"method.name": "frames", "method.adversary": "pictures", "data.images": str(place / "pictures")}
+    trials = ({"optim.lr": 1e-5}, {"optim.lr": 1e-4})
+    second = lcm(place, method="two-stage", settings=pictures, after="animatediff.lcm", trials=trials, trial_steps=1)
+    work = Bench(tiny_suite(place, second, lcm(place)), tmp_path)
+    work.settings(second)
+    assert work.tuning.asked == [("two-stage", 1, None)] * 3  # pyright: ignore[reportAttributeAccessIssue]
+    start = json.loads((tmp_path / "tuning" / "animatediff.two-stage.start.json").read_text())
+    tried = json.loads((tmp_path / "tuning" / "animatediff.two-stage.json").read_text())
+    assert start["steps"] == 1
+    assert start["fvd"] not in {one["fvd"] for one in tried}
+    Bench(work.suite, tmp_path).settings(second)
+    assert len(work.tuning.asked) == 3  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_the_teachers_own_samplers_are_tuned_by_guidance(place: Path, tmp_path: Path) -> None:

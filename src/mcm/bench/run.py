@@ -20,7 +20,7 @@ from typing import Any
 from mcm.bench.suite import GUIDANCE, Scorer, Suite, System
 from mcm.data.cache import fingerprint
 from mcm.errors import UserError
-from mcm.evaluation.report import Report, provenance
+from mcm.evaluation.report import Report, Row, provenance
 from mcm.output import Progress, claim, silent, write_json
 from mcm.recipe import apply_overrides
 
@@ -106,15 +106,29 @@ class Bench:
         for number, trial in enumerate(system.trials[len(tried) :], len(tried)):
             run = self.out / "tuning" / system.name / str(number)
             maker = self._made(other, trial, run, self.suite.tuning * self.suite.updates)
-            usual = self.suite.trial_steps if self.suite.trial_steps in system.steps else system.steps[0]
-            steps = system.trial_steps or usual
-            row = self.tuning.row(
-                maker, system.method, steps, system.sampler, trial.get(GUIDANCE), style=system.style,
-                progress=self.progress,
-            )  # fmt: skip
+            row = self._trial(system, maker, trial.get(GUIDANCE))
             tried.append({"settings": dict(trial), system.by: getattr(row, system.by), "row": row.to_dict()})
             write_json(file, tried)
-        return dict(_best(tried, system.by)["settings"])
+        return dict(_best(tried, system.by, self._start_action(system))["settings"])
+
+    def _trial(self, system: System, maker: Any, guidance: float | None = None) -> Row:
+        usual = self.suite.trial_steps if self.suite.trial_steps in system.steps else system.steps[0]
+        return self.tuning.row(
+            maker, system.method, system.trial_steps or usual, system.sampler, guidance, style=system.style,
+            progress=self.progress,
+        )  # fmt: skip
+
+    def _start_action(self, system: System) -> float:
+        """The action accuracy of the student that the system goes on from, scored as its trials are; 0 without."""
+        if system.after is None:
+            return 0.0
+        file = self.out / "tuning" / f"{system.name}.start.json"
+        if not file.exists():
+            start = self.suite.named(system.after)
+            run = self.out / "students" / start.name
+            maker = self._made(start, self.settings(start), run, start.share * self.suite.updates)
+            write_json(file, self._trial(system, maker).to_dict())
+        return json.loads(file.read_text()).get("action_accuracy") or 0.0
 
     def _updates(self, share: float) -> int:
         return max(1, round(self.suite.updates * share))
@@ -226,11 +240,13 @@ def _in_processes(suite: Suite, out: Path, todo: Sequence[System], jobs: int, pr
                 raise UserError(f"{system.name} failed ({last.strip()}); all it said is in {log}")
 
 
-def _best(tried: Sequence[Mapping[str, Any]], by: str) -> Mapping[str, Any]:
+def _best(tried: Sequence[Mapping[str, Any]], by: str, start: float = 0.0) -> Mapping[str, Any]:
     """The trial with least of `by`, of those that did not pay for it with the action: at most 5 points of the judge's
-    accuracy below the best trial's, where there is a judge."""
+    accuracy below the best trial's, and, if there are such, below the `start` that they went on from. Without a judge
+    all are."""
     right = [one["row"].get("action_accuracy") or 0.0 for one in tried]
-    fit = [one for one, accuracy in zip(tried, right, strict=True) if accuracy >= max(right) - 0.05]
+    wanted = max(right) if max(right) < start - 0.05 else max(*right, start)
+    fit = [one for one, accuracy in zip(tried, right, strict=True) if accuracy >= wanted - 0.05]
     return min(fit, key=lambda one: one[by])
 
 
