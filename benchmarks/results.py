@@ -136,7 +136,7 @@ def resampled() -> str:
             if own == method:
                 continue
             for sampler, those in (("consistency", systems.get((own, seed), {})), ("tcd", cells)):
-                shown = [_cell(those.get(n), name, one.short) for name, one in MEASURES.items() for n in STEPS[1:]]
+                shown = [_cell(those.get(n), name, one.exact) for name, one in MEASURES.items() for n in STEPS[1:]]
                 lines.append(table_line(teacher, own, sampler, *shown))
     names = [f"{one.name} {n}" for one in MEASURES.values() for n in STEPS[1:]]
     head = table_head("teacher", "student", "sampler", *names)
