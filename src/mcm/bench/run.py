@@ -61,9 +61,9 @@ class Bench:
         report = self.measured(system)
         if self.finished(system):
             return report
-        found, trained = self.settings(system), self._trained(system)
+        found, sampled = self.settings(system), self._sampled(system)
         begun = time.monotonic()
-        maker = self._made(system, found, self.out / "students" / system.name, system.share * self.suite.updates)
+        maker = self._whole(system)
         seconds = time.monotonic() - begun
         settings = {**self.suite.shared, **system.settings, **found, **system.last}
         protocol = provenance(self.held_out(system).evaluator.protocol())
@@ -71,7 +71,7 @@ class Bench:
         for steps in system.steps:
             if steps in {row.steps for row in report.rows}:
                 continue
-            kept = {} if trained is None else {"seed": trained.seed, "updates": self._updates(trained.share)}
+            kept = {} if sampled.sampler else {"seed": sampled.seed, "updates": self._updates(sampled.share)}
             row = self.held_out(system).row(
                 maker, system.method, steps, system.sampler, found.get(GUIDANCE), style=system.style,
                 shape=system.shape, progress=self.progress, **kept,
@@ -124,31 +124,29 @@ class Bench:
             return 0.0
         file = self.out / "tuning" / f"{system.name}.start.json"
         if not file.exists():
-            start = self.suite.named(system.after)
-            run = self.out / "students" / start.name
-            maker = self._made(start, self.settings(start), run, start.share * self.suite.updates)
-            write_json(file, self._trial(system, maker).to_dict())
+            start = self._whole(self.suite.named(system.after))
+            write_json(file, self._trial(system, start).to_dict())
         return json.loads(file.read_text()).get("action_accuracy") or 0.0
 
     def _updates(self, share: float) -> int:
         return max(1, round(self.suite.updates * share))
 
-    def _trained(self, system: System) -> System | None:
-        """The system whose student this one samples, itself as a rule; none for a teacher's own sampler."""
-        if system.of is not None:
-            return self.suite.named(system.of)
-        return system if system.sampler is None else None
+    def _sampled(self, system: System) -> System:
+        """The system whose student or teacher is sampled: itself, if it is not `of` another."""
+        return system if system.of is None else self.suite.named(system.of)
+
+    def _whole(self, system: System) -> Any:
+        """What a system samples, made with the whole of its budget."""
+        sampled = self._sampled(system)
+        run = self.out / "students" / sampled.name
+        return self._made(sampled, self.settings(sampled), run, sampled.share * self.suite.updates)
 
     def _made(self, system: System, found: Mapping[str, Any], run: Path, updates: float) -> Any:
         """The teacher, or the student of this run, ready to sample."""
         from mcm.generate import load_maker
 
-        trained = self._trained(system)
-        if trained is None:
+        if system.sampler is not None:
             return load_maker(system.teacher)
-        if trained is not system:
-            run = self.out / "students" / trained.name
-            return self._made(trained, self.settings(trained), run, trained.share * self.suite.updates)
         self._train(system, found, run, updates)
         return load_maker(run)
 

@@ -101,7 +101,7 @@ def _styles(teacher: str) -> list[System]:
 
 
 def _resampled(teacher: str) -> list[System]:
-    """The students of two systems, sampled with some of their noise kept. One step is the same as without."""
+    """The students of two systems, sampled with some of their noise kept; in one step there is none to keep."""
     return [
         System(teacher, f"{method}-tcd", sampler="tcd", of=f"{teacher}.{method}", steps=(2, 4, 8))
         for method in ("lcm", "mcm")
