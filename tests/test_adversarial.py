@@ -44,6 +44,15 @@ def test_each_player_pulls_its_own_way(name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_what_is_rejected_is_the_made_half_of_the_loss(name: str):
+    game = AdversarialLoss(name)
+    real, a, b = torch.tensor([2.0, 0.5]), torch.tensor([0.5, -0.7]), torch.tensor([-0.2, 0.9])
+    both = game.discriminator(real, a) - game.discriminator(real, b)
+    torch.testing.assert_close(game.rejected(a) - game.rejected(b), both)
+    assert float(game.rejected(a)) != pytest.approx(float(game.rejected(b)))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_heads_weigh_the_same_whatever_their_size(name: str):
     game = AdversarialLoss(name)
     rng = torch.Generator().manual_seed(0)

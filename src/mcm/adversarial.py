@@ -41,12 +41,16 @@ class AdversarialLoss:
         softplus(fake). `real` and `fake` may differ in their numbers of pictures.
         """
         if self.name == "hinge":
-            return _mean([F.relu(1 - d) for d in _heads(real)]) + _mean([F.relu(1 + d) for d in _heads(fake)])
+            return _mean([F.relu(1 - d) for d in _heads(real)]) + self.rejected(fake)
         if self.name == "bce":
-            return _mean([F.softplus(-d) for d in _heads(real)]) + _mean(
-                [F.softplus(d) for d in _heads(fake)]
-            )
-        return _mean(_heads(fake)) - _mean(_heads(real))
+            return _mean([F.softplus(-d) for d in _heads(real)]) + self.rejected(fake)
+        return self.rejected(fake) - _mean(_heads(real))
+
+    def rejected(self, logits: Logits) -> Tensor:
+        """The half of `discriminator` that is of what it shall not take for real, a scalar."""
+        if self.name == "hinge":
+            return _mean([F.relu(1 + d) for d in _heads(logits)])
+        return _mean([F.softplus(d) if self.name == "bce" else d for d in _heads(logits)])
 
 
 def gradient_penalty(logits: Logits, inputs: Sequence[Tensor]) -> Tensor:

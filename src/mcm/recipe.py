@@ -73,6 +73,11 @@ class MethodConfig(Group):
         default=0.0, ge=0, lt=1, description="share of the run until the student hears the discriminator"
     )
     gradient_penalty: float = Field(default=1e-5, ge=0, description="weight of the penalty on features")
+    matching_weight: float = Field(
+        default=0.0, ge=0,
+        description="weight of real frames under other captions than theirs, which the discriminator shall not take "
+        "for real",
+    )  # fmt: skip
     frames_picked: int = Field(default=2, ge=1, description="frames of each clip that the discriminator sees")
     generated_probability: float = Field(
         default=0.5, ge=0, le=1, description="lambda, share of clips that the student makes itself"

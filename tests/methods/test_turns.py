@@ -295,6 +295,73 @@ def test_real_frames_are_judged_under_their_own_captions(folder):
     assert base["penalty"].item() != pytest.approx(changed["penalty"].item(), rel=1e-6)
 
 
+def test_a_matching_discriminator_rejects_real_frames_under_other_captions(folder):
+    chosen = method("mcm", matching_weight=2.0)
+    players = make_players(folder, chosen)
+    judge = players.discriminator
+    assert judge is not None
+    judge.augment = 0.0
+    batch = make_batch(players)
+    frames = torch.zeros(4, 3, *players.model.size)
+    plain = method("mcm").discriminator_losses(players, frames, batch, seeded(1))
+    with judge.frozen():  # whose norms do not move: the same heads twice
+        losses = chosen.discriminator_losses(players, frames, batch, seeded(1))
+        # a batch's captions come in pairs: the second of a pair is under its own, the first under the other pair's
+        heads = judge.from_features(judge.see(batch.real_frames[[0, 2]]), batch.real_text[[2, 0]])
+    wanted = torch.stack([(1 + head).relu().mean() for head in heads]).mean()
+    torch.testing.assert_close(losses["mismatched"], 2 * wanted)
+    assert set(losses) - set(plain) == {"mismatched"}
+
+    alike = batch._replace(real_text=batch.real_text[:1].expand(4, -1))
+    assert float(chosen.discriminator_losses(players, frames, alike, seeded(1))["mismatched"]) == 0.0
+
+
+def test_a_matching_discriminator_learns_which_caption_a_frame_has(folder):
+    """Two pictures, and made ones that are the same two: there is nothing to learn but whose caption is whose."""
+
+    def margin(weight: float) -> float:
+        chosen = method("mcm", matching_weight=weight, gradient_penalty=0.0, adversarial_loss="bce")
+        players = make_players(folder, chosen)
+        judge = players.discriminator
+        assert judge is not None
+        judge.augment = 0.0
+        frames = (torch.rand(2, 3, *players.model.size, generator=seeded(5)) * 2 - 1).repeat(2, 1, 1, 1)
+        said = torch.randn(2, players.model.text.width, generator=seeded(6))
+        text, other = said.repeat(2, 1), said.flip(0).repeat(2, 1)
+        batch = make_batch(players)._replace(real_frames=frames, real_text=text)
+        batch = batch._replace(text=TextEmbedding(batch.text.hidden, text))
+        chosen = dataclasses.replace(chosen, frames_picked=1)
+        optimizer = torch.optim.AdamW(list(judge.trainable().values()), lr=1e-2)
+        for step in range(40):
+            optimizer.zero_grad()
+            sum(chosen.discriminator_losses(players, frames, batch, seeded(step)).values()).backward()
+            optimizer.step()
+        judge.eval()
+        with torch.no_grad():
+            own, wrong = (judge(frames, words) for words in (text, other))
+        return float(torch.stack([(a - b).mean() for a, b in zip(own, wrong, strict=True)]).mean())
+
+    assert margin(1.0) > 0.2 > abs(margin(0.0))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_turn_elsewhere_moves_the_norms_as_a_turn_here(folder, weight):
+    chosen = method("mcm", matching_weight=weight)
+    here, there = make_players(folder, chosen), make_players(folder, chosen)
+    frames = torch.zeros(4, 3, *here.model.size)
+    chosen.discriminator_losses(here, frames, make_batch(here), seeded(1))
+    chosen.elsewhere(there, 1)
+    assert here.discriminator is not None
+    assert there.discriminator is not None
+    moved, unmoved = dict(there.discriminator.named_buffers()), make_players(folder, chosen).discriminator
+    assert unmoved is not None
+    norms = [name for name, _ in here.discriminator.named_buffers() if name.startswith("heads.")]
+    assert norms
+    for name in norms:
+        torch.testing.assert_close(dict(here.discriminator.named_buffers())[name], moved[name])
+    assert any(not torch.equal(moved[name], dict(unmoved.named_buffers())[name]) for name in norms)
+
+
 def test_picked_frames_are_different_frames_of_each_clip(folder):
     chosen = method("mcm", frames_picked=3)
     players = make_players(folder, chosen)

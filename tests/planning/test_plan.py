@@ -186,6 +186,14 @@ def test_every_method_is_measured_by_its_own_turns(method: str, tiny: Recipe, tm
         assert trained["student"] < counts["LoRA adapters"]  # its layers over time alone
 
 
+def test_other_captions_cost_passes_of_the_heads_alone(tiny: Recipe, networks: Networks) -> None:
+    plain, found = networks.step("lora", "fp32", 2), Networks(
+        apply_overrides(tiny, {"method.matching_weight": 1.0}), [], strict=True
+    ).step("lora", "fp32", 2)  # fmt: skip
+    assert plain.work.flops < found.work.flops < 1.05 * plain.work.flops
+    assert found.saved == plain.saved
+
+
 def test_flops_and_bytes_of_layers_by_hand() -> None:
     layer, convolution = nn.Linear(3, 5), nn.Conv2d(2, 4, 3, padding=1)
     x, picture = torch.randn(7, 3, requires_grad=True), torch.randn(1, 2, 6, 8)

@@ -27,8 +27,6 @@ from mcm.models.video import TextEmbedding, VideoModel
 from mcm.samplers.base import Sampler
 from mcm.samplers.loop import sample
 
-PASSES = 2  # of the discriminator of frames in its own turn, `discriminator_losses`: made ones and real ones
-
 
 @dataclass(frozen=True)
 class Method(ABC):
@@ -39,7 +37,8 @@ class Method(ABC):
     w ~ U[guidance_min, guidance_max] (diffusers' guidance_scale is w + 1); sigma_data d and
     timestep_scaling k of the consistency function; huber_c c; motion: name of phi; adversary: "none", "video" or
     "pictures", where the discriminator's real frames come from; adversarial_start: share of the run that it learns
-    before the student hears it; frames_picked K; generated_probability lambda; generated_ramp: share of the run over
+    before the student hears it; matching_weight: of real frames under other captions than theirs, 0 for none;
+    frames_picked K; generated_probability lambda; generated_ramp: share of the run over
     which lambda rises from 0, for the first own clips are worth nothing; target_decay: of the averaged target, None for
     the student itself; head_decay: of the averaged motion head; picture_share: share of the updates that go to pictures
     first, of methods in stages; final_steps: the fewest steps, of progressive ones; adversarial_rate: share of the
@@ -68,6 +67,7 @@ class Method(ABC):
     adversarial_loss: str = "hinge"
     adversarial_weight: float = 1.0
     gradient_penalty: float = 1e-5
+    matching_weight: float = 0.0
     adversarial_start: float = 0.0
     frames_picked: int = 2
     generated_probability: float = 0.5
@@ -251,9 +251,22 @@ class Method(ABC):
         features = [f.requires_grad_() for f in features]
         real = discriminator.from_features(features, batch.real_text)
         losses = {"discriminator": AdversarialLoss(self.adversarial_loss).discriminator(real, fake)}
+        if self.matching_weight:
+            mismatched = self.mismatched(discriminator, [f.detach() for f in features], batch.real_text)
+            losses["mismatched"] = self.matching_weight * mismatched
         if self.gradient_penalty:
             losses["penalty"] = self.gradient_penalty * gradient_penalty(real, features)
         return losses
+
+    def mismatched(self, discriminator: FrameDiscriminator, features: list[Tensor], text: Tensor) -> Tensor:
+        """Real frames, each under the caption of the one before it: the matching-aware discriminator (arXiv
+        1605.05396, section 4.1). Where the two captions are the same, that frame does not count."""
+        others = text.roll(1, 0)
+        differ = (others != text).any(1)
+        logits = discriminator.from_features(features, others)
+        if not differ.any():
+            return text.new_zeros(())
+        return AdversarialLoss(self.adversarial_loss).rejected([head[differ] for head in logits])
 
     def elsewhere(self, players: Players, micro_batches: int) -> None:
         """Do what so many turns of the discriminator, made by other processes, do to it besides gradients.
@@ -261,7 +274,8 @@ class Method(ABC):
         A pass in training moves its spectral norms on, by its weights alone, whatever it is shown.
         """
         if isinstance(players.discriminator, FrameDiscriminator):
-            players.discriminator.skip(PASSES * micro_batches)
+            passes = 3 if self.matching_weight else 2  # made frames, real ones, real ones under other captions
+            players.discriminator.skip(passes * micro_batches)
 
     def _captions(self, batch: Batch) -> Tensor:
         """Pooled captions of the picked frames, (B*K, E)."""

@@ -37,7 +37,7 @@ class Shapes(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.Tensor.any and args[0].device.type == "meta":
+        if func is torch.Tensor.any and args[0].device.type == "meta" and len(args) == 1 and not kwargs:
             return torch.tensor(True, device="cpu")
         if func in (Tensor.__getitem__, Tensor.__setitem__) and _masks(args):
             part = func(args[0], slice(None), *args[2:])
