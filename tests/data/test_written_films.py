@@ -179,6 +179,14 @@ def test_labels_never_overlap_the_cells(tmp_path):
     assert blue.sum() == 4 * 1600  # none is painted over
 
 
+def test_a_label_is_broken_after_its_hyphen(tmp_path):
+    def page(label: str) -> np.ndarray:
+        return colours(contact_sheet(tmp_path / "s.png", [[flat((0, 0, 255), 1)]], None, [label], scale=2))
+
+    assert np.array_equal(page("sample-lightning"), page("sample- lightning"))
+    assert not np.array_equal(page("sample-lightning"), page("sample lightning"))
+
+
 def test_labels_must_be_as_many_as_the_cells(tmp_path):
     with pytest.raises(ValueError, match="1 row labels for 2 rows"):
         contact_sheet(tmp_path / "s.png", [[flat((0, 0, 9))]] * 2, ["one"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,20 +118,20 @@ class _Page:
         return page
 
     def _wrap(self, text: str, width: float) -> list[str]:
-        """Lines of at most `width` pixels, broken between words; a word that is too long is cut."""
+        """Lines of at most `width` pixels, broken between words and after hyphens; a part that is too long is cut."""
         lines = [""]
-        for word in text.split():
-            longer = f"{lines[-1]} {word}".strip()
-            if self.font.getlength(longer) <= width or not lines[-1]:
+        for part in re.findall(r"[^\s-]*-+|[^\s-]+|\s+", text.strip()):
+            longer = lines[-1] + part
+            if self.font.getlength(longer.rstrip()) <= width or not lines[-1]:
                 lines[-1] = longer
             else:
-                lines.append(word)
-            while self.font.getlength(lines[-1]) > width and len(lines[-1]) > 1:
+                lines.append(part.lstrip())
+            while self.font.getlength(lines[-1].rstrip()) > width and len(lines[-1]) > 1:
                 whole, cut = lines[-1], len(lines[-1]) - 1
                 while cut > 1 and self.font.getlength(whole[:cut]) > width:
                     cut -= 1
                 lines[-1:] = [whole[:cut], whole[cut:]]
-        return [line for line in lines if line]
+        return [line.rstrip() for line in lines if line.strip()]
 
 
 def _pixels(film: Frames) -> np.ndarray:
