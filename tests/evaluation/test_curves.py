@@ -49,6 +49,26 @@ def test_seeds_are_averaged_and_missing_values_left_out(tmp_path: Path) -> None:
     assert _paths(files[0]) == _paths(files[1])
 
 
+def test_the_same_numbers_make_the_same_file(tmp_path: Path) -> None:
+    rows = [row(method, steps, 10 / steps) for method in ("ddim", "mcm") for steps in (1, 2, 4)]
+    first, again = (step_curves(tmp_path / f"{name}.svg", rows, ("fvd",)).read_bytes() for name in "ab")
+    assert first == again
+
+
+def test_what_is_far_off_does_not_press_the_others_into_a_line(tmp_path: Path) -> None:
+    def clipsim(method: str, steps: int, value: float) -> Row:
+        return Row(teacher="one", method=method, sampler="x", steps=steps, guidance=1, n=4, clipsim=value)
+
+    near = [clipsim(method, steps, 85 + 4 * i + steps) for i, method in enumerate("abc") for steps in (1, 2, 4, 8)]
+    heights = []
+    for name, rows in (("near", near), ("off", [*near, clipsim("d", 1, 4.0), clipsim("d", 2, 88.0)])):
+        svg = step_curves(tmp_path / f"{name}.svg", rows, ("clipsim",)).read_text()
+        lines = re.findall(r'<path d="([^"]*)" clip-path[^>]*stroke: #1f77b4', svg)
+        ys = [float(y) for y in re.findall(r"[ML] [0-9.]+ ([0-9.]+)", max(lines, key=len))]
+        heights.append(max(ys) - min(ys))
+    assert heights[1] > 0.8 * heights[0]
+
+
 def _paths(svg: str) -> list[str]:
     return [line for line in svg.splitlines() if line.strip().startswith('<path d="M')]
 

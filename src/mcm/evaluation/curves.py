@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import quantiles
 from typing import Any
 
 from mcm.errors import UserError
@@ -21,6 +22,7 @@ def step_curves(path: str | Path, rows: Sequence[Row], metrics: Sequence[str] = 
     of them. Raises UserError where matplotlib is not installed, or nothing can be drawn.
     """
     try:
+        from matplotlib import rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -40,19 +42,22 @@ def step_curves(path: str | Path, rows: Sequence[Row], metrics: Sequence[str] = 
             for method in dict.fromkeys(row.method for row in own):
                 _line(panel, [row for row in own if row.method == method], metric, method, colours[method])
             steps = sorted({row.steps for row in own})
+            outside = ""
             panel.set_xscale("log", base=2)
             if metric == "fvd":  # of one step and of eight it can differ a hundredfold
                 panel.set_yscale("log")
                 panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            else:
+                outside = _look_closer(panel, own, metric)
             panel.set_xticks(steps, [str(step) for step in steps])
             panel.set_title(f"{teacher}: {TITLES[metric]}", fontsize=9)
-            panel.set_xlabel("steps", fontsize=8)
+            panel.set_xlabel(f"steps{outside}", fontsize=8)
             panel.tick_params(labelsize=8)
             panel.grid(alpha=0.3)
         line[0].legend(fontsize=7)
     path = Path(path)
-    with whole(path) as partial:
-        # No date inside: the same numbers make the same file.
+    # No date and no chance inside: the same numbers make the same file.
+    with whole(path) as partial, rc_context({"svg.hashsalt": "mcm"}):
         kept: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 150}
         figure.savefig(partial, **kept)
     return path
@@ -71,6 +76,24 @@ def _line(panel: Any, rows: Sequence[Row], metric: str, method: str, colour: str
         above = [high - value for value, high in zip(values, highs, strict=True)]
         look = {"marker": "o", "ms": 3, "lw": 1.2, "capsize": 2, "color": colour}
         panel.errorbar(steps, values, yerr=(below, above), label=method, **look)
+
+
+def _look_closer(panel: Any, rows: Sequence[Row], metric: str) -> str:
+    """Let the panel show where most of its points lie: beside a system that is far off the others are one line. Returns
+    how many points are outside, in words for its label; of a dozen points or fewer none is."""
+    methods = dict.fromkeys(row.method for row in rows)
+    values = [p[1] for m in methods for p in curve_points([row for row in rows if row.method == m], metric)]
+    if len(values) <= 12:
+        return ""
+    first, _, third = quantiles(values, n=4)
+    reach = 2 * (third - first)
+    low, high = first - reach, third + reach
+    inside = [value for value in values if low <= value <= high]
+    if len(inside) == len(values):
+        return ""
+    edge = 0.08 * (max(inside) - min(inside))
+    panel.set_ylim(min(inside) - edge, max(inside) + edge)
+    return f" ({len(values) - len(inside)} far off and not shown)"
 
 
 def curve_points(rows: Sequence[Row], metric: str) -> list[tuple[int, float, float, float]]:
