@@ -303,9 +303,10 @@ def test_curves_and_a_wall_of_what_is_finished(place: Path, tmp_path: Path) -> N
     systems = (
         System(teacher, "ddim", sampler="ddim", steps=(2,), table=True), lcm(place, steps=(2,), table=True),
         lcm(place, method="never made", table=True), lcm(place, method="aside", steps=(2,)),
+        lcm(place, method="look", after="animatediff.lcm", steps=(2,)),
     )  # fmt: skip
     made = tiny_suite(place, *systems, shown=("a red puppet walks", "a puppet at night"))
-    only = ["*.ddim", "*.lcm", "*.aside"]
+    only = ["*.ddim", "*.lcm", "*.aside", "*.look"]
     bench(made, tmp_path, only=only)
     report = together(made, tmp_path)
     # (The counting scorer calls every teacher "tiny"; the wall looks for the teacher's own name.)
@@ -316,9 +317,11 @@ def test_curves_and_a_wall_of_what_is_finished(place: Path, tmp_path: Path) -> N
     assert not (tmp_path / "students").exists()
     kept = Wall()
     drawn = draw(made, tmp_path, report, kept)
-    assert [path.name for path in drawn] == ["curves.svg", "curves.png", "wall-animatediff.gif"]
-    with Image.open(drawn[-1]) as wall:
+    walls = ["wall-animatediff.gif", "looks-animatediff.gif"]  # the look beside the student that it went on from
+    assert [path.name for path in drawn] == ["curves.svg", "curves.png", *walls]
+    with Image.open(drawn[-2]) as wall, Image.open(drawn[-1]) as looks:
         assert wall.n_frames == 16  # pyright: ignore[reportAttributeAccessIssue]
+        assert wall.size == looks.size
         assert wall.width > 2 * 32  # two columns of 16 pixels, twice their size
     assert [(one.method, one.steps, one.prompt, one.seed) for one in kept.shown] == [
         (method, 2, prompt, seed) for method in ("ddim", "lcm") for seed, prompt in enumerate(made.shown, 1)

@@ -18,29 +18,29 @@ from mcm.output import write_text
 
 
 def draw(suite: Suite, out: Path, report: Report, wall: Wall | None = None) -> list[Path]:
-    """curves.svg and curves.png of the suite's table, and wall-TEACHER.gif: its prompts, a column for each system.
+    """curves.svg and curves.png of the suite's table; for each teacher wall-TEACHER.gif, the suite's prompts with a
+    column for each system of the table, and looks-TEACHER.gif, those that went on from one of them beside it.
 
-    wall: is handed the clips, for the page.
+    wall: is handed the table's clips, for the page.
     """
     rows = in_table(suite, report)
     made = [step_curves(out / f"curves.{kind}", rows) for kind in ("svg", "png")] if rows else []
     work = Bench(suite, out)
-    for teacher in dict.fromkeys(row.teacher for row in rows):
-        shown = [
-            s for s in suite.systems
-            if s.table and s.seed == 0 and Path(s.teacher).name == teacher and work.finished(s) and work.shown(s)
-        ]  # fmt: skip
-        columns = []
-        for system in shown:
-            films = [_saved(path) for path in work.shown(system)]
-            columns.append([film.frames for film in films])
-            if wall is not None:
-                for one in films:
-                    wall.keep(one.frames, one.prompt, one.seed, one.fps, teacher, system.method, suite.trial_steps)
-        if columns:
-            cells = [list(line) for line in zip(*columns, strict=True)]
-            labels = [system.method for system in shown]
-            made.append(compare_gif(out / f"wall-{teacher}.gif", cells, suite.shown, labels, fps=6))
+    for teacher in dict.fromkeys(Path(system.teacher).name for system in suite.systems):
+        own = [s for s in suite.systems if Path(s.teacher).name == teacher and work.finished(s) and work.shown(s)]
+        table = [system for system in own if system.table and system.seed == 0]
+        looks = [system for system in own if system.after]
+        begun = [system for system in table if system.name == looks[0].after] if looks else []
+        for name, systems in (("wall", table), ("looks", [*begun, *looks])):
+            columns = [[_saved(path) for path in work.shown(system)] for system in systems]
+            if columns:
+                cells = [[film.frames for film in line] for line in zip(*columns, strict=True)]
+                labels = [system.method for system in systems]
+                made.append(compare_gif(out / f"{name}-{teacher}.gif", cells, suite.shown, labels, fps=6))
+            if name == "wall" and wall is not None:
+                for system, films in zip(systems, columns, strict=True):
+                    for one in films:
+                        wall.keep(one.frames, one.prompt, one.seed, one.fps, teacher, system.method, suite.trial_steps)
     return made
 
 

@@ -76,7 +76,7 @@ class Bench:
                 maker, system.method, steps, system.sampler, found.get(GUIDANCE), style=system.style,
                 shape=system.shape, progress=self.progress, **kept,
             )  # fmt: skip
-            if system.table and steps == self.suite.trial_steps:
+            if (system.table or system.after) and steps == self.suite.trial_steps:
                 self._show(system, maker, found.get(GUIDANCE))
             report = report.merge([row])
             report.save(self.rows_file(system))
