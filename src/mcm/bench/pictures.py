@@ -27,20 +27,21 @@ def draw(suite: Suite, out: Path, report: Report, wall: Wall | None = None) -> l
     made = [step_curves(out / f"curves.{kind}", rows) for kind in ("svg", "png")] if rows else []
     work = Bench(suite, out)
     for teacher in dict.fromkeys(Path(system.teacher).name for system in suite.systems):
-        own = [s for s in suite.systems if Path(s.teacher).name == teacher and work.finished(s) and work.shown(s)]
-        table = [system for system in own if system.table and system.seed == 0]
-        looks = [system for system in own if system.after]
+        own = [s for s in suite.systems if Path(s.teacher).name == teacher and s.seed == 0 and work.finished(s)]
+        films = {system.name: [_saved(path) for path in work.shown(system)] for system in own}
+        table = [system for system in own if system.table and films[system.name]]
+        looks = [system for system in own if system.after and films[system.name]]
         begun = [system for system in table if system.name == looks[0].after] if looks else []
         for name, systems in (("wall", table), ("looks", [*begun, *looks])):
-            columns = [[_saved(path) for path in work.shown(system)] for system in systems]
-            if columns:
-                cells = [[film.frames for film in line] for line in zip(*columns, strict=True)]
+            if systems:
+                columns = [[film.frames for film in films[system.name]] for system in systems]
+                cells = [list(line) for line in zip(*columns, strict=True)]
                 labels = [system.method for system in systems]
                 made.append(compare_gif(out / f"{name}-{teacher}.gif", cells, suite.shown, labels, fps=6))
-            if name == "wall" and wall is not None:
-                for system, films in zip(systems, columns, strict=True):
-                    for one in films:
-                        wall.keep(one.frames, one.prompt, one.seed, one.fps, teacher, system.method, suite.trial_steps)
+        if wall is not None:
+            for system in table:
+                for one in films[system.name]:
+                    wall.keep(one.frames, one.prompt, one.seed, one.fps, teacher, system.method, suite.trial_steps)
     return made
 
 

@@ -11,6 +11,8 @@ from mcm.errors import UserError
 from mcm.evaluation.report import TITLES, Row
 from mcm.output import whole
 
+Point = tuple[int, float, float, float]  # steps, value, low, high
+
 DRAWN = ("fvd", "clipsim", "motion_ratio")
 
 
@@ -19,7 +21,8 @@ def step_curves(path: str | Path, rows: Sequence[Row], metrics: Sequence[str] = 
     and metric.
 
     Rows of one method and number of steps (other training seeds) are averaged; bars are the 95 % intervals, the widest
-    of them. Raises UserError where matplotlib is not installed, or nothing can be drawn.
+    of them. FVD is drawn by its logarithm, the others where most points lie; how many are far off is said below. Raises
+    UserError where matplotlib is not installed, or nothing can be drawn.
     """
     try:
         from matplotlib import rc_context
@@ -39,8 +42,11 @@ def step_curves(path: str | Path, rows: Sequence[Row], metrics: Sequence[str] = 
     for teacher, line in zip(teachers, panels, strict=True):
         own = [row for row in rows if row.teacher == teacher]
         for metric, panel in zip(metrics, line, strict=True):
+            points = []
             for method in dict.fromkeys(row.method for row in own):
-                _line(panel, [row for row in own if row.method == method], metric, method, colours[method])
+                line_points = curve_points([row for row in own if row.method == method], metric)
+                _line(panel, line_points, method, colours[method])
+                points += line_points
             steps = sorted({row.steps for row in own})
             outside = ""
             panel.set_xscale("log", base=2)
@@ -48,7 +54,7 @@ def step_curves(path: str | Path, rows: Sequence[Row], metrics: Sequence[str] = 
                 panel.set_yscale("log")
                 panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             else:
-                outside = _look_closer(panel, own, metric)
+                outside = _look_closer(panel, points)
             panel.set_xticks(steps, [str(step) for step in steps])
             panel.set_title(f"{teacher}: {TITLES[metric]}", fontsize=9)
             panel.set_xlabel(f"steps{outside}", fontsize=8)
@@ -68,8 +74,7 @@ def method_colours(rows: Iterable[Row]) -> dict[str, str]:
     return {method: f"C{number}" for number, method in enumerate(dict.fromkeys(row.method for row in rows))}
 
 
-def _line(panel: Any, rows: Sequence[Row], metric: str, method: str, colour: str) -> None:
-    points = curve_points(rows, metric)
+def _line(panel: Any, points: Sequence[Point], method: str, colour: str) -> None:
     if points:
         steps, values, lows, highs = zip(*points, strict=True)
         below = [value - low for value, low in zip(values, lows, strict=True)]
@@ -78,25 +83,22 @@ def _line(panel: Any, rows: Sequence[Row], metric: str, method: str, colour: str
         panel.errorbar(steps, values, yerr=(below, above), label=method, **look)
 
 
-def _look_closer(panel: Any, rows: Sequence[Row], metric: str) -> str:
-    """Let the panel show where most of its points lie: beside a system that is far off the others are one line. Returns
-    how many points are outside, in words for its label; of a dozen points or fewer none is."""
-    methods = dict.fromkeys(row.method for row in rows)
-    values = [p[1] for m in methods for p in curve_points([row for row in rows if row.method == m], metric)]
-    if len(values) <= 12:
+def _look_closer(panel: Any, points: Sequence[Point]) -> str:
+    """Let the panel show where most of its points lie, with their intervals: beside a system that is far off the others
+    are one line. Returns how many are outside, in words for its label; of a dozen points or fewer none is."""
+    if len(points) <= 12:
         return ""
-    first, _, third = quantiles(values, n=4)
+    first, _, third = quantiles([value for _, value, _, _ in points], n=4)
     reach = 2 * (third - first)
-    low, high = first - reach, third + reach
-    inside = [value for value in values if low <= value <= high]
-    if len(inside) == len(values):
+    inside = [point for point in points if first - reach <= point[1] <= third + reach]
+    low, high = min(point[2] for point in inside), max(point[3] for point in inside)
+    if len(inside) == len(points) or low == high:
         return ""
-    edge = 0.08 * (max(inside) - min(inside))
-    panel.set_ylim(min(inside) - edge, max(inside) + edge)
-    return f" ({len(values) - len(inside)} far off and not shown)"
+    panel.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    return f" ({len(points) - len(inside)} far off and not shown)"
 
 
-def curve_points(rows: Sequence[Row], metric: str) -> list[tuple[int, float, float, float]]:
+def curve_points(rows: Sequence[Row], metric: str) -> list[Point]:
     """(steps, value, low, high) of one method's rows by rising steps: the mean of its training seeds' values, and the
     widest of their 95 % intervals, which holds the value. Rows without the metric are passed over."""
     points = []
