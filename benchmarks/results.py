@@ -156,10 +156,12 @@ def ablations() -> str:
 def large() -> str:
     """Twice the size and twice the frames."""
     rows = [row for row in known()["rows"] if row["method"].endswith("-large")]
-    lines = [table_head("system", "steps", "clips", *(one.name for one in MEASURES.values()), "seconds a clip")]
+    names = [one.name for one in MEASURES.values()]
+    lines = [table_head("teacher", "system", "updates", "steps", "clips", *names, "seconds a clip")]
     for row in rows:
         shown = [_cell(row, name, one.exact, True) for name, one in MEASURES.items()]
-        lines.append(table_line(row["method"], row["steps"], row["n"], *shown, f"{row['seconds']:.1f}"))
+        own = (row["method"].removesuffix("-large"), row.get("updates") or "-", row["steps"], row["n"])
+        lines.append(table_line(row["teacher"], *own, *shown, f"{row['seconds']:.1f}"))
     return "\n".join(lines) if rows else MISSING
 
 

@@ -304,9 +304,10 @@ def test_curves_and_a_wall_of_what_is_finished(place: Path, tmp_path: Path) -> N
         System(teacher, "ddim", sampler="ddim", steps=(2,), table=True), lcm(place, steps=(2,), table=True),
         lcm(place, method="never made", table=True), lcm(place, method="aside", steps=(2,)),
         lcm(place, method="look", after="animatediff.lcm", steps=(2,)),
+        lcm(place, method="large", settings={}, of="animatediff.lcm", steps=(1,), shape=(4, (32, 32))),
     )  # fmt: skip
     made = tiny_suite(place, *systems, shown=("a red puppet walks", "a puppet at night"))
-    only = ["*.ddim", "*.lcm", "*.aside", "*.look"]
+    only = ["*.ddim", "*.lcm", "*.aside", "*.look", "*.large"]
     bench(made, tmp_path, only=only)
     report = together(made, tmp_path)
     # (The counting scorer calls every teacher "tiny"; the wall looks for the teacher's own name.)
@@ -317,10 +318,12 @@ def test_curves_and_a_wall_of_what_is_finished(place: Path, tmp_path: Path) -> N
     assert not (tmp_path / "students").exists()
     kept = Wall()
     drawn = draw(made, tmp_path, report, kept)
-    walls = ["wall-animatediff.gif", "looks-animatediff.gif"]  # the look beside the student that it went on from
+    # The look beside the student that it went on from, and the table's student at a size of another's.
+    walls = ["wall-animatediff.gif", "looks-animatediff.gif", "large-animatediff.gif"]
     assert [path.name for path in drawn] == ["curves.svg", "curves.png", *walls]
-    with Image.open(drawn[-2]) as wall, Image.open(drawn[-1]) as looks:
-        assert wall.n_frames == 16  # pyright: ignore[reportAttributeAccessIssue]
+    with Image.open(drawn[-3]) as wall, Image.open(drawn[-2]) as looks, Image.open(drawn[-1]) as large:
+        frames = [shown.n_frames for shown in (wall, large)]  # pyright: ignore[reportAttributeAccessIssue]
+        assert frames == [16, 4]
         assert wall.size == looks.size
         assert wall.width > 2 * 32  # two columns of 16 pixels, twice their size
     assert [(one.method, one.steps, one.prompt, one.seed) for one in kept.shown] == [

@@ -19,7 +19,8 @@ from mcm.output import write_text
 
 def draw(suite: Suite, out: Path, report: Report, wall: Wall | None = None) -> list[Path]:
     """curves.svg and curves.png of the suite's table; for each teacher wall-TEACHER.gif, the suite's prompts with a
-    column for each system of the table, and looks-TEACHER.gif, those that went on from one of them beside it.
+    column for each system of the table, looks-TEACHER.gif, those that went on from one of them beside it, and
+    large-TEACHER.gif, those of a size of their own.
 
     wall: is handed the table's clips, for the page.
     """
@@ -32,12 +33,14 @@ def draw(suite: Suite, out: Path, report: Report, wall: Wall | None = None) -> l
         table = [system for system in own if system.table and films[system.name]]
         looks = [system for system in own if system.after and films[system.name]]
         begun = [system for system in table if system.name == looks[0].after] if looks else []
-        for name, systems in (("wall", table), ("looks", [*begun, *looks])):
+        large = [system for system in own if system.shape and films[system.name]]
+        for name, systems in (("wall", table), ("looks", [*begun, *looks]), ("large", large)):
             if systems:
                 columns = [[film.frames for film in films[system.name]] for system in systems]
                 cells = [list(line) for line in zip(*columns, strict=True)]
-                labels = [system.method for system in systems]
-                made.append(compare_gif(out / f"{name}-{teacher}.gif", cells, suite.shown, labels, fps=6))
+                told = [f"{s.method}, {s.steps[0]} steps" if s.shape else s.method for s in systems]
+                how = {"fps": 12, "scale": 1} if systems is large else {"fps": 6}
+                made.append(compare_gif(out / f"{name}-{teacher}.gif", cells, suite.shown, told, **how))
         if wall is not None:
             for system in table:
                 for one in films[system.name]:

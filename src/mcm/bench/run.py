@@ -76,8 +76,8 @@ class Bench:
                 maker, system.method, steps, system.sampler, found.get(GUIDANCE), style=system.style,
                 shape=system.shape, progress=self.progress, **kept,
             )  # fmt: skip
-            if (system.table or system.after) and steps == self.suite.trial_steps:
-                self._show(system, maker, found.get(GUIDANCE))
+            if system.shape or ((system.table or system.after) and steps == self.suite.trial_steps):
+                self._show(system, maker, steps, found.get(GUIDANCE))
             report = report.merge([row])
             report.save(self.rows_file(system))
         return report
@@ -86,11 +86,14 @@ class Bench:
         """The system's videos of the suite's `shown` prompts, in their order; none if it has not been measured."""
         return sorted((self.out / "shown" / system.name).glob("*/*.mp4"))
 
-    def _show(self, system: System, maker: Any, guidance: float | None) -> None:
+    def _show(self, system: System, maker: Any, steps: int, guidance: float | None) -> None:
         from mcm.generate import generate, save_video
 
-        steps, sampler = self.suite.trial_steps, system.sampler
-        videos = generate(maker, self.suite.shown, seeds=[1], steps=steps, sampler=sampler, guidance_scale=guidance)
+        frames, size = system.shape or (None, None)
+        videos = generate(
+            maker, self.suite.shown, seeds=[1], steps=steps, sampler=system.sampler, guidance_scale=guidance,
+            frames=frames, size=size,
+        )  # fmt: skip
         for number, video in enumerate(videos):
             save_video(video, self.out / "shown" / system.name / f"{number:02}")
 

@@ -46,7 +46,7 @@ def systems() -> list[System]:
     found: list[System] = []
     for teacher in TEACHERS:
         found += _table(teacher) + _styles(teacher) + _resampled(teacher)
-    return found + _ablations("pocket-modelscope") + _large("pocket-animatediff")
+    return found + _ablations("pocket-modelscope") + [one for teacher in TEACHERS for one in _large(teacher)]
 
 
 def _table(teacher: str) -> list[System]:
@@ -125,10 +125,13 @@ def _ablations(teacher: str) -> list[System]:
 
 
 def _large(teacher: str) -> list[System]:
-    """Twice the size and twice the frames that the teacher was trained at: eight times the work, so fewer clips."""
+    """Twice the size and twice the frames that the teacher was trained at: eight times the work, so fewer clips. Beside
+    the student that is distilled so is the table's, of four times the updates, sampled so."""
     shared: dict[str, Any] = {"shape": (16, (128, 128)), "count": 128}
     return [
-        System(teacher, "dpm++-large", sampler="dpm++", like=f"{teacher}.dpm++.25", steps=(25,), **shared),
+        System(teacher, "dpm++-large", sampler="dpm++", like=f"{teacher}.dpm++.25", steps=(25,), part="25", **shared),
+        System(teacher, "dpm++-large", sampler="dpm++", like=f"{teacher}.dpm++", steps=(4,), **shared),
+        System(teacher, "mcm-small-to-large", of=f"{teacher}.mcm", steps=(4,), **shared),
         System(teacher, "mcm-large", LARGE, like=f"{teacher}.mcm", share=0.25, steps=(4,), **shared),
     ]
 
