@@ -211,7 +211,8 @@ def test_the_pocket_suite_is_the_papers_table() -> None:
         if system.sampler is None:
             pocket.recipe(system.teacher)  # exists
         assert len(system.trials) in (0, 4), "the same number of trials for all"
-        assert (system.like is None and system.of is None) == (len(system.trials) == 4)
+        untuned = system.like or system.of or system.name.endswith("dpm++-large.25")  # the last at its usual guidance
+        assert bool(untuned) == (not system.trials)
         method = system.settings.get("method.name")
         if method in ("frames", "animatediff-lightning"):  # one loss alone, whose weight AdamW does not see
             assert all("method.adversarial_weight" not in trial for trial in system.trials)
