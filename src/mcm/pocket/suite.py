@@ -125,9 +125,9 @@ def _ablations(teacher: str) -> list[System]:
 
 
 def _large(teacher: str) -> list[System]:
-    """Twice the size and twice the frames that the teacher was trained at: eight times the work and more, so fewer clips,
-    and the teacher at its own guidance. Beside the student that is distilled so is the table's, of four times the
-    updates, sampled so."""
+    """Twice the size and twice the frames that the teacher was trained at: eight times the work and more, so fewer
+    clips, and the teacher at its own guidance. Beside the student that is distilled so is the table's, of four times
+    the updates, sampled so."""
     shared: dict[str, Any] = {"shape": (16, (128, 128)), "count": 96}
     return [
         System(teacher, "dpm++-large", sampler="dpm++", steps=(25,), part="25", **shared),
