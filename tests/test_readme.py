@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,3 +79,10 @@ def test_nothing_measured_is_said(results: ModuleType, tmp_path: Path, monkeypat
     monkeypatch.setattr(results, "FILE", tmp_path / "none.json")
     made = [results.short(), *(make() for make in results.BLOCKS.values())]
     assert made == [results.MISSING] * 9
+
+
+def test_what_was_measured_names_no_place_of_one_machine() -> None:
+    absolute = re.compile(r'"(?:/|[A-Za-z]:\\\\)[^"]*"')
+    files = sorted((ROOT / "benchmarks").rglob("*.json"))
+    assert len(files) > 8
+    assert {file.name: absolute.findall(file.read_text()) for file in files if absolute.search(file.read_text())} == {}
