@@ -69,9 +69,12 @@ def protocol() -> str:
         return MISSING
     systems = shared["systems"]
     commits = dict.fromkeys((one.get("commit") or "-")[:7] for one in systems.values())
+    training = sum(one.get("training_seconds") or 0 for one in systems.values()) / 3600
+    sampling = sum((row.get("seconds") or 0) * row["n"] for row in known()["rows"]) / 3600
     return (
         f"{shared['updates']} updates of a student and {shared['count']} held-out clips a cell, where a table says "
-        f"nothing else; {len(systems)} systems. torch {shared['torch']}, diffusers {shared['diffusers']}, "
+        f"nothing else; {len(systems)} systems. One thread was {training:.1f} hours at the training of what is reported "
+        f"and {sampling:.1f} at its clips, trials not counted. torch {shared['torch']}, diffusers {shared['diffusers']}, "
         f"{shared['machine']}; code of {', '.join(commits)}."
     )
 
