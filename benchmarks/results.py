@@ -73,9 +73,9 @@ def protocol() -> str:
     sampling = sum((row.get("seconds") or 0) * row["n"] for row in known()["rows"]) / 3600
     return (
         f"{shared['updates']} updates of a student and {shared['count']} held-out clips a cell, where a table says "
-        f"nothing else; {len(systems)} systems. One thread was {training:.1f} hours at the training of what is reported "
-        f"and {sampling:.1f} at its clips, trials not counted. torch {shared['torch']}, diffusers {shared['diffusers']}, "
-        f"{shared['machine']}; code of {', '.join(commits)}."
+        f"nothing else; {len(systems)} systems. One thread trained what is reported for {training:.1f} hours at least "
+        f"(of runs in parts, the last counts) and made its clips in {sampling:.1f}, trials not counted. "
+        f"torch {shared['torch']}, diffusers {shared['diffusers']}, {shared['machine']}; code of {', '.join(commits)}."
     )
 
 
