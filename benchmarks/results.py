@@ -163,7 +163,7 @@ def large() -> str:
     lines = [table_head("teacher", "system", "updates", "steps", "clips", *names, "seconds a clip")]
     for row in rows:
         shown = [_cell(row, name, one.exact, True) for name, one in MEASURES.items()]
-        own = (row["method"].removesuffix("-large"), row.get("updates") or "-", row["steps"], row["n"])
+        own = (row["method"], row.get("updates") or "-", row["steps"], row["n"])
         lines.append(table_line(row["teacher"], *own, *shown, f"{row['seconds']:.1f}"))
     return "\n".join(lines) if rows else MISSING
 

@@ -71,7 +71,7 @@ def test_pictures_ablations_and_size_have_tables_of_their_own(results: ModuleTyp
     assert plain.startswith("| pocket-modelscope | toon | mcm | 3.00 | 3.00 | 3.00 | 3.00 | 3.00 |")
     assert learned.startswith("| pocket-modelscope | toon | mcm+toon | - | - | 0.50 | - | 3.00 |")
     assert results.ablations().splitlines()[-1].startswith("| mcm | - | 0.70 (0.60-0.80) |")
-    own = "| pocket-modelscope | mcm | - | 4 | 512 | 0.900 (0.800-1.000) | 80.9 | 0.900 |"
+    own = "| pocket-modelscope | mcm-large | - | 4 | 512 | 0.900 (0.800-1.000) | 80.9 | 0.900 |"
     assert results.large().splitlines()[-1].startswith(own)
 
 
