@@ -3,6 +3,8 @@
     python benchmarks/looks.py pocket-modelscope:25 pocket-modelscope-mcm:4 runs/pocket-modelscope-mcm-studio:4 \\
         --titles "teacher, 25 steps" "student, 4 steps" "student, studio pictures, 4 steps" --out docs/images/looks
 
+    python benchmarks/looks.py pocket-animatediff:25 pocket-animatediff:4 runs/mine:4 --pose --out docs/images/pose
+
 A row a prompt, a column a model, as MODEL:STEPS. Writes OUT.png and OUT.gif. Prompts and seeds are the quickstart's.
 With --pose all follow the exact keypoints of the prompts' held-out clips, which stand drawn in the first column.
 """

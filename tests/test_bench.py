@@ -319,7 +319,7 @@ def test_curves_and_a_wall_of_what_is_finished(place: Path, tmp_path: Path) -> N
     assert not (tmp_path / "students").exists()
     kept = Wall()
     drawn = draw(made, tmp_path, report, kept)
-    # The look beside the student that it went on from, and the table's student at a size of another's.
+    # The look beside the student that it went on from, and the table's student at a size of its own.
     walls = ["wall-animatediff.gif", "looks-animatediff.gif", "large-animatediff.gif"]
     assert [path.name for path in drawn] == ["curves.svg", "curves.png", *walls]
     with Image.open(drawn[-3]) as wall, Image.open(drawn[-2]) as looks, Image.open(drawn[-1]) as large:

@@ -85,4 +85,4 @@ def test_what_was_measured_names_no_place_of_one_machine() -> None:
     absolute = re.compile(r'"(?:/|[A-Za-z]:\\\\)[^"]*"')
     files = sorted((ROOT / "benchmarks").rglob("*.json"))
     assert len(files) > 8
-    assert {file.name: absolute.findall(file.read_text()) for file in files if absolute.search(file.read_text())} == {}
+    assert {str(file): named for file in files if (named := absolute.findall(file.read_text()))} == {}

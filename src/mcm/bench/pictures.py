@@ -34,13 +34,14 @@ def draw(suite: Suite, out: Path, report: Report, wall: Wall | None = None) -> l
         looks = [system for system in own if system.after and films[system.name]]
         begun = [system for system in table if system.name == looks[0].after] if looks else []
         large = [system for system in own if system.shape and films[system.name]]
-        for name, systems in (("wall", table), ("looks", [*begun, *looks]), ("large", large)):
+        walls = (("wall", table, 6, 2), ("looks", [*begun, *looks], 6, 2), ("large", large, 12, 1))
+        for name, systems, fps, scale in walls:
             if systems:
                 columns = [[film.frames for film in films[system.name]] for system in systems]
                 cells = [list(line) for line in zip(*columns, strict=True)]
-                told = [f"{s.method}, {s.steps[0]} steps" if s.shape else s.method for s in systems]
-                how = {"fps": 12, "scale": 1} if systems is large else {"fps": 6}
-                made.append(compare_gif(out / f"{name}-{teacher}.gif", cells, suite.shown, told, **how))
+                labels = [f"{s.method}, {s.steps[0]} steps" if s.shape else s.method for s in systems]
+                path = out / f"{name}-{teacher}.gif"
+                made.append(compare_gif(path, cells, suite.shown, labels, fps=fps, scale=scale))
         if wall is not None:
             for system in table:
                 for one in films[system.name]:

@@ -23,10 +23,11 @@ class System:
     settings: of the teacher's recipe; none for the teacher's own `sampler`. of: the system whose student is sampled
     with `sampler`; nothing is trained for it. after: the system whose student it goes on from, a second budget after
     that one's. trials: changes to try, equally many for all; none for a system that is made with what was found for the
-    system `like`. by: the row's field that the best trial has least of. last: settings that go over what was found.
-    share: of the budget. style: the pictures that its frames' FID is of. table: whether it is a line of the table
-    itself. shape: frames and size (H, W) of its clips, where they are not the model's own; such a system has one number
-    of steps. trial_steps, count: steps of its trials and clips of its cells, where they are not the suite's.
+    system `like`, or as recipe and model usually are. by: the row's field that the best trial has least of. last:
+    settings that go over what was found. share: of the budget. style: the pictures that its frames' FID is of. table:
+    whether it is a line of the table itself. shape: frames and size (H, W) of its clips, where they are not the model's
+    own; such a system has one number of steps. trial_steps, count: steps of its trials and clips of its cells, where
+    they are not the suite's.
     """
 
     teacher: str

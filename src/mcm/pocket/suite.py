@@ -1,8 +1,8 @@
 """The laboratory's suite: every system of the paper's table on both pocket teachers, the picture styles, the ablations.
 
-Same budget (updates, clips an update, adapters' rank) and four tuning trials for every system; picture styles, the
-two stages among them, have a second budget after it. The paper is arXiv 2406.06890. All but AnimateDiff-Lightning learn
-from the same broadcast clips.
+Same budget (updates, clips an update, adapters' rank) and four tuning trials for every system of the table; picture
+styles, the two stages among them, have a second budget after it, ablations and the larger size a quarter of one. The
+paper is arXiv 2406.06890. All but AnimateDiff-Lightning learn from the same broadcast clips.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def _ablations(teacher: str) -> list[System]:
 
 def _large(teacher: str) -> list[System]:
     """Twice the size and twice the frames that the teacher was trained at: eight times the work and more, so fewer
-    clips, and the teacher at its own guidance. Beside the student that is distilled so is the table's, of four times
-    the updates, sampled so."""
+    clips, and the teacher's 25 steps at its usual guidance. Beside the student that is distilled so is the table's, of
+    four times the updates, sampled so."""
     shared: dict[str, Any] = {"shape": (16, (128, 128)), "count": 96}
     return [
         System(teacher, "dpm++-large", sampler="dpm++", steps=(25,), part="25", **shared),
